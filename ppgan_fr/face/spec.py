@@ -1,0 +1,151 @@
+"""`inference.yml`: everything a deployment has to know about an exported network.
+
+Export writes it from the typed configuration and every deploy target reads it back, so preprocessing cannot drift.
+Only this module reads and writes the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+FILE_NAME = "inference.yml"
+KINDS = ("restorer", "detector", "landmarks", "parser", "embedding", "coefficients")
+CHANNEL_ORDERS = ("RGB", "BGR")
+MASKS = ("face", "square", "parsing", "sgpn", "none")
+TEMPLATES = ("ffhq_512", "sgpn_512", "none")
+
+
+class SpecError(ValueError):
+    """`inference.yml` is missing, unreadable or says something this version does not know."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input of the exported network."""
+
+    name: str
+    shape: tuple[int, ...]
+    """-1 stands for a size that may change from call to call."""
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What `inference.yml` says.
+
+    A picture goes into the network as `(pixel - mean) / std` with `pixel` in [0, 255] and `channel_order`, laid out
+    (N, 3, size, size); a restorer's answer comes back as `pixel = value * std + mean`.
+    """
+
+    arch: str
+    kind: str = "restorer"
+    inputs: tuple[TensorSpec, ...] = (TensorSpec("lq", (-1, 3, 512, 512)),)
+    """The picture first; further inputs (`fidelity`, `rendered`, `coefficients`) follow."""
+    outputs: tuple[str, ...] = ("image",)
+    size: int | None = 512
+    """Side of the square crop in pixels; None when any size will do (detectors)."""
+    mean: float = 127.5
+    std: float = 127.5
+    channel_order: str = "RGB"
+    template: str = "ffhq_512"
+    """Named landmark template of `face.align` that crops follow; "none" when the network takes no aligned face."""
+    mask: str = "face"
+    """Named mask of `face.paste` that the restored crop is pasted with."""
+    model_file: str = "inference.pdmodel"
+    params_file: str = "inference.pdiparams"
+    weights_sha256: str | None = None
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses values that no reader of the file would understand.
+
+        Raises:
+            SpecError: naming the field, what it says and what it may say.
+        """
+        for field, allowed in (
+            ("kind", KINDS),
+            ("channel_order", CHANNEL_ORDERS),
+            ("mask", MASKS),
+            ("template", TEMPLATES),
+        ):
+            value = getattr(self, field)
+            if value not in allowed:
+                raise SpecError(f"{FILE_NAME}: {field}: must be one of {', '.join(allowed)}, got {value!r}")
+        if self.version != 1:
+            raise SpecError(f"{FILE_NAME}: version: this program reads version 1, got {self.version!r}")
+        if self.size is not None and (type(self.size) is not int or not 1 <= self.size <= 8192):
+            raise SpecError(f"{FILE_NAME}: size: expected a number of pixels or null, got {self.size!r}")
+        for field in ("mean", "std"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise SpecError(f"{FILE_NAME}: {field}: expected a finite number, got {value!r}")
+        if self.std == 0:
+            raise SpecError(f"{FILE_NAME}: std: must not be 0")
+        if not self.inputs:
+            raise SpecError(f"{FILE_NAME}: inputs: at least one is needed")
+        for field in ("model_file", "params_file"):
+            value = getattr(self, field)
+            if not isinstance(value, str) or Path(value).name != value:
+                raise SpecError(f"{FILE_NAME}: {field}: must be a file name in the same folder, got {value!r}")
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, the picture first."""
+        return tuple(tensor.name for tensor in self.inputs)
+
+
+def write_spec(spec: ModelSpec, directory: str | Path) -> Path:
+    """Writes `inference.yml` into `directory` (which must exist) and returns its path; never leaves a half file."""
+    path = Path(directory) / FILE_NAME
+    content = dataclasses.asdict(spec)
+    content["inputs"] = [{**tensor, "shape": list(tensor["shape"])} for tensor in content["inputs"]]
+    content["outputs"] = list(spec.outputs)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def read_spec(directory: str | Path) -> ModelSpec:
+    """Reads `inference.yml` from an export folder.
+
+    Raises:
+        SpecError: the file is absent, not YAML, or has unknown or wrong entries; the message names the file.
+    """
+    path = Path(directory)
+    path = path / FILE_NAME if path.is_dir() else path
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: expected a mapping")
+    known = {field.name for field in dataclasses.fields(ModelSpec)}
+    unknown = sorted(str(key) for key in content if key not in known)
+    if unknown:
+        raise SpecError(f"{path}: unknown key {unknown[0]!r}")
+    if "arch" not in content:
+        raise SpecError(f"{path}: arch is missing")
+    try:
+        if "inputs" in content:
+            content["inputs"] = tuple(
+                TensorSpec(
+                    str(entry["name"]), tuple(int(side) for side in entry["shape"]), entry.get("dtype", "float32")
+                )
+                for entry in content["inputs"]
+            )
+        if "outputs" in content:
+            content["outputs"] = tuple(str(name) for name in content["outputs"])
+        return ModelSpec(**content)
+    except SpecError as error:
+        raise SpecError(f"{path.parent}/{error}") from error
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise SpecError(f"{path}: inputs or outputs are not as expected ({error})") from error
