@@ -1,7 +1,8 @@
 """Convolution under spectral normalisation, shared by HiFaceGAN's generator and its discriminator.
 
-Formula: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018. Names and the moments at which the
-state advances are those of PyTorch's `torch.nn.utils.spectral_norm` hook, so that checkpoints load and training states agree.
+Formula: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018. Names and the moments
+at which the state advances are those of PyTorch's `torch.nn.utils.spectral_norm` hook, so that checkpoints load and
+training states agree.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ EPSILON = 1e-12
 class SpectralConv2D(nn.Layer):
     """A zero-padded convolution whose weight is divided by an estimate of its largest singular value.
 
-    `weight_orig` is the trained parameter; the unit vectors `weight_u` (out_channels) and `weight_v` (in_channels * k * k) are
-    buffers that belong to a checkpoint. While training, each forward pass advances them by one power iteration, also under
-    `no_grad`. In evaluation the stored vectors are used as they are, unless `iterate_in_eval` is set: then every forward pass
-    makes that one iteration but forgets it, so its result does not depend on what was seen before.
+    `weight_orig` is the trained parameter; the unit vectors `weight_u` (out_channels) and `weight_v` (in_channels k k)
+    are buffers that belong to a checkpoint. While training, each forward pass advances them by one power iteration,
+    also under `no_grad`. In evaluation the stored vectors are used as they are, unless `iterate_in_eval` is set: then
+    every forward pass makes that one iteration but forgets it, so no result depends on what was seen before.
     """
 
     def __init__(

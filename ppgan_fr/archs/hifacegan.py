@@ -1,16 +1,17 @@
 """HiFaceGAN: a pyramid of content-adaptive suppression guides the replenishment of detail at every scale.
 
-Paper: Yang et al., "HiFaceGAN: Face Renovation via Collaborative Suppression and Replenishment", ACM MM 2020 (arXiv 2005.05005).
-Described from the behaviour of Lotayou/Face-Renovation at d7996608 (academic use only; parts under NVIDIA's CC BY-NC-SA); the code
-here is our own and no line comes from there. Parameter names are those of its `latest_net_G.pth` files.
+Paper: Yang et al., "HiFaceGAN: Face Renovation via Collaborative Suppression and Replenishment", ACM MM 2020 (arXiv
+2005.05005). Described from the behaviour of Lotayou/Face-Renovation at d7996608 (academic use only; parts under
+NVIDIA's CC BY-NC-SA); the code here is our own and no line comes from there. Parameter names are those of its
+`latest_net_G.pth` files.
 
-Variants: `hifacegan` (the paper's figure), `lipspade` (what the released weights are: every level is guided by the degraded picture
-itself, only the start comes from the encoder) and `spade` (no encoder).
+Variants: `hifacegan` (the paper's figure), `lipspade` (what the released weights are: every level is guided by the
+degraded picture itself, only the start comes from the encoder) and `spade` (no encoder).
 
-Differences: only `num_upsampling_layers = "normal"` exists (the others fail in the original); a size that is not a multiple of 32 is
-refused instead of silently cut; the `fc` that `lipspade` carries but never uses is kept for its checkpoints; `suppression =
-"correlation"` builds the encoder from the paper's own formula, which the released code does not contain; two-source guidance also
-works for `hifacegan`.
+Differences: only `num_upsampling_layers = "normal"` exists (the others fail in the original); a size that is not a
+multiple of 32 is refused instead of silently cut; the `fc` that `lipspade` carries but never uses is kept for its
+checkpoints; `suppression = "correlation"` builds the encoder from the paper's own formula, which the released code
+does not contain; two-source guidance also works for `hifacegan`.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Config(Frozen):
     """Side of the picture that is exported and trained; the network itself takes any multiple of 32."""
     test_mode: Literal["eval", "batch_stats"] = "eval"
     """What evaluation does. `eval`: running statistics and the stored singular vectors, as `eval()` does in PyTorch.
-    `batch_stats`: statistics of each picture by itself and one power iteration that is not kept; the original's test script, which
-    leaves the network in training mode with batch 1, gives the same for the first picture after loading. Right for restoration."""
+    `batch_stats`: statistics of each picture by itself and one power iteration that is not kept; the original's test
+    script, which leaves the network in training mode with batch 1, gives the same for the first picture after
+    loading. Right for restoration."""
     suppression: Literal["lip", "correlation"] = "lip"
     """Encoder block: local importance pooling (all checkpoints) or the paper's correlation formula (no checkpoint)."""
     correlation_dim: int = Field(16, ge=1)
@@ -132,7 +134,8 @@ class HiFaceGAN(nn.Layer):
 
         Args:
             lq: (N, 3, H, W) float32, RGB in [0, 1]; H and W multiples of 32.
-            train_phase: 0 to 3; below 3 the decoder stops early and the picture is 2 ** (3 - train_phase) times smaller.
+            train_phase: 0 to 3; below 3 the decoder stops early and the picture is 2 ** (3 - train_phase) times
+            smaller.
 
         Returns:
             the picture (N, 3, H', W'), RGB in (-1, 1), meant to lie in [0, 1]: cut what is negative, do not rescale.
@@ -153,8 +156,8 @@ class HiFaceGAN(nn.Layer):
             first: (N, 3, H, W) RGB in [0, 1], source A.
             second: source B, the same shape.
             n: which of the 8 levels (start, head_0, G_middle_0, G_middle_1, ups.0 ... ups.3), or how many.
-            mode: `progressive`: the first n levels see A, the others B. `one_plug`: level n sees A, the others B. `one_ablate`:
-                level n sees B, the others A.
+            mode: `progressive`: the first n levels see A, the others B. `one_plug`: level n sees A, the others B.
+                `one_ablate`: level n sees B, the others A.
 
         Returns:
             the picture, as `forward` does.
@@ -284,8 +287,9 @@ def _pool(x: Tensor) -> Tensor:
 class CorrelationConv2D(nn.Layer):
     """The paper's suppression: a convolution whose every tap is gated by how well its two positions agree.
 
-    out_i = b + sum over j in window(i) of D[G(x_i) . G(x_j)] W_{j-i} x_j, with a small network G of 1x1 convolutions and a
-    range-limiting D. There is one gate per tap and position, shared by all channels. Positions beyond the border are zero vectors.
+    out_i = b + sum over j in window(i) of D[G(x_i) . G(x_j)] W_{j-i} x_j, with a small network G of 1x1 convolutions
+    and a range-limiting D. There is one gate per tap and position, shared by all channels. Positions beyond the
+    border are zero vectors.
     """
 
     def __init__(
@@ -359,7 +363,7 @@ class SPADEResnetBlock(nn.Layer):
 
 
 class SPADE(nn.Layer):
-    """Spatially adaptive denormalisation: Park et al., CVPR 2019; here scaled by gamma, not by 1 + gamma, and without its biases."""
+    """Spatially adaptive denormalisation (Park et al., CVPR 2019), scaled by gamma instead of 1 + gamma, no biases."""
 
     def __init__(self, norm_nc: int, guide_nc: int):
         super().__init__()
@@ -378,8 +382,9 @@ class SPADE(nn.Layer):
 class ParamFreeNorm(nn.Layer):
     """Batch normalisation without scale and shift, with PyTorch's buffers.
 
-    Unlike Paddle's own layer the running variance takes the unbiased estimate. `num_batches_tracked` stays 0, as in the original,
-    whose layer never counts. With `per_image_in_eval`, evaluation normalises each picture by its own statistics.
+    Unlike Paddle's own layer the running variance takes the unbiased estimate. `num_batches_tracked` stays 0, as in
+    the original, whose layer never counts. With `per_image_in_eval`, evaluation normalises each picture by its own
+    statistics.
     """
 
     def __init__(self, channels: int):

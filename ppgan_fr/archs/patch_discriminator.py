@@ -1,10 +1,10 @@
 """Multi-scale conditional patch discriminator, HiFaceGAN's opponent.
 
-Paper: Yang et al., "HiFaceGAN: Face Renovation via Collaborative Suppression and Replenishment", ACM MM 2020 (arXiv 2005.05005);
-the design is pix2pixHD's (Wang et al., CVPR 2018) with spectral normalisation. Described from the behaviour of
-Lotayou/Face-Renovation (academic use only; parts under NVIDIA's CC BY-NC-SA); the code here is our own and no line comes from
-there. Parameter names are those of its checkpoints. Difference: only the `spectralinstance` normalisation exists (without
-`spectral` the original stops with an error).
+Paper: Yang et al., "HiFaceGAN: Face Renovation via Collaborative Suppression and Replenishment", ACM MM 2020 (arXiv
+2005.05005); the design is pix2pixHD's (Wang et al., CVPR 2018) with spectral normalisation. Described from the
+behaviour of Lotayou/Face-Renovation (academic use only; parts under NVIDIA's CC BY-NC-SA); the code here is our own
+and no line comes from there. Parameter names are those of its checkpoints. Difference: only the `spectralinstance`
+normalisation exists (without `spectral` the original stops with an error).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Config(Frozen):
     """Channels of the input: degraded picture and candidate, concatenated."""
     ndf: int = Field(64, ge=1)
     """Channels of the first layer; doubled by every layer up to 512."""
-    num_D: int = Field(2, ge=1)
+    num_D: int = Field(2, ge=1)  # noqa: N815 - upstream name
     """Scales: every further one sees the picture at half the size."""
-    n_layers_D: int = Field(4, ge=2)
+    n_layers_D: int = Field(4, ge=2)  # noqa: N815
     """Layers before the prediction."""
 
 
