@@ -866,7 +866,7 @@ class OldPhotoOptions(Frozen):
     motion_blur_prob: float = 0.15
     motion_blur_range: tuple[int, int] = (3, 9)
     grain_prob: float = 0.7
-    grain_range: Range = (3.0, 18.0)
+    grain_range: Range = (2.0, 12.0)
     grain_size: Range = (0.5, 1.6)
     scratches_prob: float = 0.4
     scratches_range: tuple[int, int] = (1, 8)
