@@ -1,10 +1,10 @@
-"""Shape network of SGPN: ResNet-50 that regresses the 257 coefficients of a 3D morphable face model from a 224-pixel crop.
+"""Shape network of SGPN: ResNet-50 that regresses the 257 coefficients of a 3D face model from a 224-pixel crop.
 
-Papers: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (the 1.5 variant: the stride sits on the 3 x 3
-convolution); Deng et al., "Accurate 3D Face Reconstruction with Weakly-Supervised Learning", CVPR Workshops 2019.
+Papers: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (the 1.5 variant: the stride sits on the
+3 x 3 convolution); Deng et al., "Accurate 3D Face Reconstruction with Weakly-Supervised Learning", CVPR Workshops 2019.
 Read from sicxu/Deep3DFaceRecon_pytorch (MIT); SGPN's `d3dfr_*.pth` has the same names.
 
-Difference: the input is (N, 3, 224, 224) RGB in [0, 1] as there, without ImageNet normalisation, but any size of at least 32 works.
+The input is (N, 3, 224, 224) RGB in [0, 1] as there, without ImageNet normalisation; other sizes of at least 32 work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from paddle import Tensor, nn
 from ppgan_fr.config import Frozen
 
 HEADS = (80, 64, 80, 3, 27, 2, 1)
-"""Coefficients per head: identity, expression, texture, angles, spherical-harmonics light, translation xy, translation z."""
+"""Coefficients per head: identity, expression, texture, angles, light, translation in xy, translation in z."""
 
 
 class Config(Frozen):

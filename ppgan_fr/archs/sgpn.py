@@ -1,11 +1,12 @@
-"""SGPN generator: one encoder for the degraded and the rendered face, and a StyleGAN2 decoder that fuses both by learned masks.
+"""SGPN generator: an encoder for the degraded and the rendered face, a StyleGAN2 decoder that fuses both by masks.
 
 Paper: Zhu et al., "Blind Face Restoration via Integrating Face Shape and Generative Priors", CVPR 2022.
-Described from the behaviour of TencentYoutuResearch/FaceRestoration-sgpn (academic research licence); the code here is our own and
-no line comes from there. Parameter names are those of the released `sgpn.pth`.
+Written from a description of the behaviour of TencentYoutuResearch/FaceRestoration-sgpn (academic research licence); no
+line comes from there. Parameter names are those of the released `sgpn.pth`.
 
-Differences from the release, none of which changes a result: a modulated convolution scales activations instead of weights; the
-blurs are depthwise convolutions; `n_mlp` and `n_latent`, which the release ignores, do not exist.
+Differences from the release, none of which changes a result: a modulated convolution scales activations instead of
+weights; the blurs are depthwise convolutions; `n_mlp` and `n_latent`, which the release ignores, do not exist; the
+weight of the concatenated features starts at 1.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from pydantic import model_validator
 
+from ppgan_fr.archs._stylegan2 import (
+    EqualConv2d,
+    EqualLinear,
+    FusedLeakyReLU,
+    NormStyleCode,
+    channels_by_size,
+    log2_size,
+    resample_kernel_2d,
+    upfirdn2d,
+)
 from ppgan_fr.config import Frozen
 
 BLUR = (1.0, 3.0, 3.0, 1.0)
-NEGATIVE_SLOPE = 0.2
 
 
 class Config(Frozen):
@@ -44,10 +54,7 @@ class Config(Frozen):
 
     @model_validator(mode="after")
     def _size_is_a_power_of_two(self) -> Config:
-        if self.size < 8 or self.size & (self.size - 1):
-            raise ValueError(f"size must be a power of two of at least 8, got {self.size}")
-        if self.size > 1024:
-            raise ValueError(f"size must be at most 1024, got {self.size}")
+        log2_size(self.size)
         return self
 
 
@@ -56,19 +63,12 @@ def build(config: Config) -> SGPN:
     return SGPN(config)
 
 
-def channels_at(size: int, narrow: float, channel_multiplier: int) -> dict[int, int]:
-    """Channels of the feature maps by their side in pixels, 4 to `size`."""
-    full = {4: 512, 8: 512, 16: 512, 32: 512}
-    full |= {side: 256 * 64 // side * channel_multiplier for side in (64, 128, 256, 512, 1024)}
-    return {side: int(count * narrow) for side, count in full.items() if side <= size}
-
-
 class SGPN(nn.Layer):
     """Restores a face from its degraded picture, a rendering of its fitted 3D shape, and the shape's coefficients."""
 
     def __init__(self, config: Config):
         super().__init__()
-        channels = channels_at(config.size, config.narrow, config.channel_multiplier)
+        channels = channels_by_size(config.channel_multiplier, config.narrow)
         latent_dim = 2 * config.enc_style_dim + config.coeff_dim
         self.netE = Encoder(config.size, channels, config.enc_style_dim)
         self.netG = Decoder(config.size, channels, latent_dim, config.style_dim, config.lr_mlp)
@@ -95,12 +95,16 @@ class Encoder(nn.Layer):
 
     def __init__(self, size: int, channels: dict[int, int], style_dim: int):
         super().__init__()
-        self.steps = int(math.log2(size)) - 2
-        self.ecd0 = nn.Sequential(nn.Sequential(EqualConv2D(3, channels[size], 1), FusedLeakyReLU(channels[size])))
+        self.steps = log2_size(size) - 2
+        self.ecd0 = nn.Sequential(
+            nn.Sequential(EqualConv2d(3, channels[size], 1, bias=False), FusedLeakyReLU(channels[size]))
+        )
         for step in range(1, self.steps + 1):
             side = size >> step
             wide, narrow = channels[2 * side], channels[side]
-            down = nn.Sequential(Blur((2, 2), factor=1), EqualConv2D(wide, narrow, 3, stride=2), FusedLeakyReLU(narrow))
+            down = nn.Sequential(
+                Blur((2, 2), factor=1), EqualConv2d(wide, narrow, 3, stride=2, bias=False), FusedLeakyReLU(narrow)
+            )
             self.add_sublayer(f"ecd{step}", nn.Sequential(down))
         self.final_linear = nn.Sequential(EqualLinear(channels[4] * 16, style_dim, activate=True))
 
@@ -120,13 +124,13 @@ class Decoder(nn.Layer):
         super().__init__()
         dims = [latent_dim, style_dim, style_dim, style_dim]
         layers = [EqualLinear(a, b, activate=True, lr_mul=lr_mlp) for a, b in zip(dims, dims[1:])]
-        self.mlp = nn.Sequential(PixelNorm(), *layers)
+        self.mlp = nn.Sequential(NormStyleCode(), *layers)
         self.input = ConstantInput(channels[4])
         self.conv1 = StyledConv(channels[4], channels[4], style_dim)
         self.to_rgb1 = ToRGB(2 * channels[4], style_dim, upsample=False)
         self.convs = nn.LayerList()
         self.to_rgbs = nn.LayerList()
-        for level in range(1, int(math.log2(size)) - 1):
+        for level in range(1, log2_size(size) - 1):
             wide, narrow = 2 * channels[2 << level], channels[4 << level]
             self.convs.append(FusingConv(wide, narrow, style_dim, upsample=True))
             self.convs.append(FusingConv(2 * narrow, narrow, style_dim, upsample=False))
@@ -161,7 +165,7 @@ class FusingConv(StyledConv):
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int, *, upsample: bool):
         super().__init__(in_channels, out_channels, style_dim, upsample=upsample)
-        self.convs_mask = nn.Sequential(EqualConv2D(3 * out_channels, out_channels, 1, bias=True), nn.Sigmoid())
+        self.convs_mask = nn.Sequential(EqualConv2d(3 * out_channels, out_channels, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor, w: Tensor, features_lq: Tensor, features_rendered: Tensor) -> Tensor:
         x = self.conv(x, w)
@@ -223,51 +227,6 @@ class ModulatedConv2D(nn.Layer):
         return x
 
 
-class EqualLinear(nn.Layer):
-    """Linear layer with equalised learning rate; the weight is (out, in) as in the original, not Paddle's (in, out)."""
-
-    def __init__(
-        self, in_dim: int, out_dim: int, *, activate: bool = False, lr_mul: float = 1.0, bias_init: float = 0.0
-    ):
-        super().__init__()
-        self.scale = lr_mul / math.sqrt(in_dim)
-        self.lr_mul = lr_mul
-        self.activates = activate
-        initial = nn.initializer.Normal(0.0, 1.0 / lr_mul)
-        self.weight = self.create_parameter([out_dim, in_dim], default_initializer=initial)
-        self.bias = self.create_parameter([out_dim], default_initializer=nn.initializer.Constant(bias_init))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = paddle.matmul(x, self.weight * self.scale, transpose_y=True) + self.bias * self.lr_mul
-        return scaled_leaky_relu(x) if self.activates else x
-
-
-class EqualConv2D(nn.Layer):
-    """Convolution with equalised learning rate."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = False):
-        super().__init__()
-        self.scale = 1 / math.sqrt(in_channels * kernel_size**2)
-        self.stride = stride
-        shape = [out_channels, in_channels, kernel_size, kernel_size]
-        self.weight = self.create_parameter(shape, default_initializer=nn.initializer.Normal())
-        self.bias = self.create_parameter([out_channels], is_bias=True) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, self.bias, stride=self.stride)
-
-
-class FusedLeakyReLU(nn.Layer):
-    """sqrt(2) * leaky_relu(x + bias, 0.2), one bias per channel."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.bias = self.create_parameter([channels], is_bias=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return scaled_leaky_relu(x + self.bias.reshape([1, -1, 1, 1]))
-
-
 class ConcatFeatures(nn.Layer):
     """Appends the features, scaled by one learned number, where StyleGAN2 adds noise."""
 
@@ -289,24 +248,16 @@ class ConstantInput(nn.Layer):
         return self.input + 0.0 * like[:, :1].reshape([-1, 1, 1, 1])
 
 
-class PixelNorm(nn.Layer):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * paddle.rsqrt(x.square().mean(axis=1, keepdim=True) + 1e-8)
-
-
 class Blur(nn.Layer):
     """Convolves every channel with the same 4 x 4 binomial kernel."""
 
     def __init__(self, pad: tuple[int, int], factor: float):
         super().__init__()
         self.pad = pad
-        self.register_buffer("kernel", blur_kernel(factor))
+        self.register_buffer("kernel", resample_kernel_2d(BLUR, factor))
 
     def forward(self, x: Tensor) -> Tensor:
-        before, after = self.pad
-        channels = x.shape[1]
-        kernel = self.kernel.flip([0, 1]).reshape([1, 1, 4, 4]).expand([channels, 1, 4, 4])
-        return F.conv2d(x, kernel, padding=[before, after, before, after], groups=channels)
+        return upfirdn2d(x, self.kernel, pad=self.pad)
 
 
 class Upsample(nn.Layer):
@@ -314,20 +265,9 @@ class Upsample(nn.Layer):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("kernel", blur_kernel(4))
+        self.register_buffer("kernel", resample_kernel_2d(BLUR, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         kernel = self.kernel.reshape([1, 1, 4, 4]).expand([channels, 1, 4, 4])
         return F.conv2d_transpose(x, kernel, stride=2, padding=1, groups=channels)
-
-
-def blur_kernel(factor: float) -> Tensor:
-    """The (4, 4) binomial kernel with sum `factor`."""
-    row = paddle.to_tensor(BLUR, dtype="float32")
-    return paddle.outer(row, row) / sum(BLUR) ** 2 * factor
-
-
-def scaled_leaky_relu(x: Tensor) -> Tensor:
-    """sqrt(2) * leaky_relu(x, 0.2)."""
-    return F.leaky_relu(x, NEGATIVE_SLOPE) * math.sqrt(2)

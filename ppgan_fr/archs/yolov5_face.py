@@ -1,8 +1,8 @@
 """YOLOv5-face: detects faces and five landmarks; SGPN uses the medium size.
 
-Paper: Qi et al., "YOLO5Face: Why Reinventing a Face Detector", 2021. Written from a description of the network's behaviour
-(deepcam-cn/yolov5-face is GPL-3.0; no line comes from there). Parameter names are those of its checkpoints, so that weights a
-user has can be converted; none are shipped.
+Paper: Qi et al., "YOLO5Face: Why Reinventing a Face Detector", 2021. Written from a description of the network
+(deepcam-cn/yolov5-face is GPL-3.0; no line comes from there). Parameter names are those of its checkpoints, so that
+weights a user has can be converted; none are shipped.
 
 Difference: the cell grids are made from the feature maps instead of being handed in.
 """
@@ -51,7 +51,7 @@ def build(config: Config) -> YoloFace:
 
 
 class YoloFace(nn.Layer):
-    """Backbone, path-aggregation neck and one head per stride; `model` is a list because its places are parameter names."""
+    """Backbone, path-aggregation neck, one head per stride; `model` is a list, whose places are parameter names."""
 
     def __init__(self, config: Config):
         super().__init__()
