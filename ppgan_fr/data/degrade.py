@@ -899,6 +899,7 @@ def old_photo(image: Array, options: OldPhotoOptions | None, rng: Rng) -> Array:
 PRESETS: dict[str, Callable[[Array, Rng], Array]] = {
     "gfpgan": lambda image, rng: gfpgan_degrade(to_float(image), None, rng),
     "hifacegan_sr4x": _hifacegan_sr4x,
+    "hifacegan_sr4x8x": hifacegan_down,
     "hifacegan_sr16x": _hifacegan_sr16x,
     "hifacegan_denoise": hifacegan_noise,
     "hifacegan_deblur": hifacegan_blur,
