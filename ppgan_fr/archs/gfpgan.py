@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from paddle import nn
 from paddle.nn import functional as F
+from pydantic import field_validator
 
 from ppgan_fr.archs import stylegan2_generator
 from ppgan_fr.archs._stylegan2 import (
@@ -61,6 +62,12 @@ class Config(Frozen):
     different_w: bool = True
     narrow: float = 1
     sft_half: bool = True
+
+    @field_validator("out_size")
+    @classmethod
+    def _size_is_a_power_of_two(cls, size: int) -> int:
+        log2_size(size)
+        return size
 
 
 def build(config: Config) -> GFPGAN:

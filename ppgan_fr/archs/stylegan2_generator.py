@@ -13,6 +13,7 @@ from typing import Literal
 
 import paddle
 from paddle import nn
+from pydantic import field_validator
 
 from ppgan_fr.archs._stylegan2 import (
     ConstantInput,
@@ -42,6 +43,12 @@ class Config(Frozen):
     lr_mlp: float = 0.01
     narrow: float = 1
     interpolation_mode: Interpolation = "bilinear"
+
+    @field_validator("out_size")
+    @classmethod
+    def _size_is_a_power_of_two(cls, size: int) -> int:
+        log2_size(size)
+        return size
 
 
 def build(config: Config) -> StyleGAN2Generator:
