@@ -240,7 +240,7 @@ def paste_sgpn(image: np.ndarray, restored: np.ndarray, aligned: AlignedFace) ->
     """
     side = len(restored)
     mask = np.zeros((side, side), np.float32)
-    mask[26 : side - 26, 26 : side - 26] = 1
+    mask[26 : side - 25, 26 : side - 25] = 1  # cv2.rectangle counts its last row and column in
     for _ in range(2):
         mask = cv2.GaussianBlur(mask, (101, 101), 4)
     mask = mask[:, :, None]
