@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # that contains a file rules it. `a.b:C` allows only the name C of module a.b.
 FACE = {"ppgan_fr.face", "numpy", "cv2"}
 SCHEMA = {"ppgan_fr.config", "pydantic"}  # a section of the configuration is declared in the file it configures
-TOP = {"ppgan_fr", "pydantic", "paddle", "numpy", "cv2", "tqdm", "yaml", "scipy"}  # the programs may use everything below them
+# the programs may use everything below them
+TOP = {"ppgan_fr", "pydantic", "paddle", "numpy", "cv2", "tqdm", "yaml", "scipy"}
 TABLE: dict[str, set[str]] = {
     "ppgan_fr": TOP,
     "ppgan_fr/face": FACE,
