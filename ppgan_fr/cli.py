@@ -1,7 +1,8 @@
-"""The `ppgan-fr` command. Each sub-command is a module with `add_arguments(parser)` and `run(args) -> int`, imported on demand.
+"""The `ppgan-fr` command. A sub-command is a module with `add_arguments(parser)` and `run(args) -> int`.
 
-Errors that a user can cause (`ConfigError`, `WeightsError`, ... all are `ValueError`s of ours, and files that are not there) become
-one line and exit code 2; everything else is a bug and shows its traceback.
+The module is imported when its command is called. Errors that a user can cause (`ConfigError`, `WeightsError`, ... all
+are `ValueError`s of ours, and files that are not there) become one line and exit code 2; everything else is a bug and
+shows its traceback.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ COMMANDS = {
     "degrade": ("ppgan_fr.data.degrade_faces", "degraded partners of a folder of faces"),
     "sample": ("ppgan_fr.data.sample_faces", "draw a training and a validation set"),
     "make-components": ("ppgan_fr.data.make_components", "eye and mouth boxes of a folder of faces"),
+    "make-face-model": ("ppgan_fr.make_face_model", "the 3D face model that SGPN draws with"),
     "make-lite-data": ("ppgan_fr.data.make_lite_data", "a tiny data set for smoke tests"),
     "facebench": ("ppgan_fr.facebench", "the quality page of a configuration"),
 }
@@ -53,9 +55,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ notices are no news for a user
     try:
         module = importlib.import_module(module_name)
-        parser = argparse.ArgumentParser(
-            prog=f"ppgan-fr {name}", description=module.__doc__ or summary, formatter_class=Formatter
-        )
+        parser = argparse.ArgumentParser(f"ppgan-fr {name}", description=summary, formatter_class=Formatter)
         module.add_arguments(parser)
         return int(module.run(parser.parse_args(arguments)) or 0)
     except ModuleNotFoundError as error:

@@ -73,11 +73,32 @@ class ByFileName:
         if name not in self.names():
             folder = self.package.replace(".", "/")
             raise _mistakes([((self.key,), f"there is no {folder}/{name}.py; available: {', '.join(self.names())}")])
-        config = importlib.import_module(f"{self.package}.{name}").Config
-        try:
-            return config.model_validate(dict(value))
-        except ValidationError as error:
-            raise _mistakes(_explain(config, error)) from None
+        return _nested(importlib.import_module(f"{self.package}.{name}").Config, value)
+
+
+@dataclass(frozen=True)
+class DescribedBy:
+    """Marks a section whose schema is a class of another module, imported only when the section is read."""
+
+    module: str
+    name: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:  # noqa: D102
+        return core_schema.no_info_plain_validator_function(self._validate)
+
+    def _validate(self, value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return value
+        if not isinstance(value, Mapping):
+            raise _mistakes([((), f"expected a section, got {value!r}")])
+        return _nested(getattr(importlib.import_module(self.module), self.name), value)
+
+
+def _nested(model: type[BaseModel], value: Mapping[str, Any]) -> BaseModel:
+    try:
+        return model.model_validate(dict(value))
+    except ValidationError as error:
+        raise _mistakes(_explain(model, error)) from None
 
 
 Arch = Annotated[Any, ByFileName("arch", "ppgan_fr.archs")]
@@ -127,33 +148,19 @@ class Pipeline(Frozen):
 
 
 class Degradation(Frozen):
-    """How a low-quality partner is made from a good face. The numbers are those of the GFP-GAN training."""
+    """How a low-quality partner is made from a good face."""
 
     preset: str = "gfpgan"
-    """`gfpgan`, `hifacegan_<task>` or `face_renovation`; the fields below belong to `gfpgan`."""
-    blur_kernel: Positive = 41
-    kernel_list: tuple[str, ...] = ("iso", "aniso")
-    kernel_prob: tuple[float, ...] = (0.5, 0.5)
-    blur_sigma: tuple[float, float] = (0.1, 10.0)
-    downsample: tuple[float, float] = (0.8, 8.0)
-    noise: tuple[float, float] | None = (0.0, 20.0)
-    jpeg: tuple[float, float] | None = (60.0, 100.0)
-    color_jitter: float = 20.0
-    color_jitter_probability: Probability = 0.3
-    color_jitter_pt_probability: Probability = 0.3
-    brightness: tuple[float, float] = (0.5, 1.5)
-    contrast: tuple[float, float] = (0.5, 1.5)
-    saturation: tuple[float, float] = (0.0, 1.5)
-    hue: tuple[float, float] = (-0.1, 0.1)
-    gray_probability: Probability = 0.01
-    gray_target: bool = False
-    """Turn the target gray as well when the input is (`gt_gray` of the original)."""
+    """A name of `ppgan_fr.data.degrade.PRESETS`: `gfpgan`, `hifacegan_<task>`, `face_renovation`, `old_photo`."""
+    gfpgan: Annotated[Any, DescribedBy("ppgan_fr.data.degrade", "GfpganOptions")] = {}
+    """Numbers of the GFP-GAN degradation, named as in its option files; what is absent has the published value."""
+    old_photo: Annotated[Any, DescribedBy("ppgan_fr.data.degrade", "OldPhotoOptions")] = {}
 
 
 class Data(Frozen):
     """Training pictures. `kind` chooses the class in `ppgan_fr/data/datasets.py`."""
 
-    kind: Literal["degraded_faces", "paired_folder", "latent_pairs"] = "degraded_faces"
+    kind: Literal["degraded_faces", "paired_folder", "latent_pairs", "stacked_pairs", "ori_dgd"] = "degraded_faces"
     root: str
     """Folder of aligned faces, or an `.lmdb` folder."""
     input_root: str | None = None
@@ -162,23 +169,15 @@ class Data(Frozen):
     """`latent_pairs`: `latents.npz` of `tools/make_faces.py`; by default the one beside the pictures."""
     size: Positive = 512
     batch_size: Positive = 3
-    """Pictures per step of one process (and of one accumulation)."""
+    """Eye and mouth boxes: `.npz` or `.json` (`tools/make_components.py`), or the `.pth` of the original."""
     num_workers: NotNegative = 0
     mirror: bool = True
     component_boxes: str | None = None
-    """Eye and mouth boxes: `.npz`, `.json` (by file name, `tools/make_components.py`) or the original's `.pth`."""
+    """Eye and mouth boxes, `.npz` or `.json` of `tools/make_components.py`, or the original `.pth`."""
     eye_enlarge: float = 1.4
-    degradation: Degradation = Degradation()
+    degradation: Degradation = Field(default_factory=Degradation)
     max_bad_fraction: Probability = 0.1
     """Training stops when more than this part of the files cannot be read."""
-
-
-class Profiler(Frozen):
-    """Steps to profile, `profiler.start=5 profiler.stop=10`; written to `output_dir/profile`."""
-
-    start: NotNegative = 0
-    stop: NotNegative = 0
-    """0: do not profile."""
 
 
 class Train(Frozen):
@@ -192,9 +191,10 @@ class Train(Frozen):
     evaluate_every: NotNegative = 0
     """Run `evaluate` every so many steps and keep the best checkpoint in `best/`; 0: never."""
     best_metric: str = "psnr"
+    """The metric that decides; `-lpips` when less is better."""
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     accumulate: Positive = 1
-    """Batches whose gradients are averaged before a step."""
+    """Passes whose gradients are averaged before a step."""
     to_static: bool = False
     """Train on the compiled generator (`paddle.jit.to_static`)."""
     resume: bool = False
@@ -202,7 +202,8 @@ class Train(Frozen):
     progress: bool = True
     benchmark: bool = False
     """Neither checkpoints nor evaluation: only speed."""
-    profiler: Profiler = Profiler()
+    profiler_options: str | None = None
+    """`batch_range=[10,20];profile_path=...`: these steps are profiled, as the benchmarks of TIPC ask for it."""
     deterministic: bool = False
     threads: NotNegative = 0
     """CPU threads of Paddle; 0: leave as it is."""
@@ -218,7 +219,7 @@ class Evaluate(Frozen):
     reference_root: str | None = None
     """Folder of good faces whose statistics the Frechet distance compares with; `None`: `root`."""
     has_originals: bool = True
-    degradation: Degradation = Degradation()
+    degradation: Degradation = Field(default_factory=Degradation)
     seed: int = 0
     limit: NotNegative = 0
     """Use the first so many pictures; 0: all."""
@@ -275,6 +276,11 @@ class Config(Frozen):
         if check is not None:
             check(self)
         return self
+
+
+def build(section: BaseModel, *arguments: Any) -> Any:
+    """What a section chosen by file name describes: calls `build(section, ...)` of the file that declares it."""
+    return importlib.import_module(type(section).__module__).build(section, *arguments)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = (), *, without: Sequence[str] = ()) -> Config:
