@@ -7,6 +7,7 @@ pixel is decoded. Files are written beside their place (on Linux without a name)
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -44,7 +45,7 @@ _WRITABLE = {
 JPEG_QUALITY = 92
 """A photo that was stored worse than this is stored at this quality: its faces are new and deserve it."""
 
-_ORIENTATION, _EXIF_WIDTH, _EXIF_HEIGHT = 0x0112, 0xA002, 0xA003
+_ORIENTATION, _XMP, _EXIF_WIDTH, _EXIF_HEIGHT = 0x0112, 700, 0xA002, 0xA003
 
 
 class ImageError(ValueError):
@@ -111,10 +112,9 @@ def read_photo(path: str | Path, max_pixels: int = MAX_PIXELS) -> Photo:
                     raise ImageError(
                         f"{path}: {width} x {height} pixels are too many (limit {max_pixels // 1_000_000} million)"
                     )
-                metadata_of_file = _metadata(image)
+                metadata, bits = _metadata(image), _bits(image)
                 image.load()
-                photo = _decode(path, image)
-                return replace(photo, metadata=metadata_of_file)
+                return replace(_decode(path, image, bits), metadata=metadata)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -138,9 +138,9 @@ def decode_photo(content: bytes, name: str = "picture", max_pixels: int = MAX_PI
             with Image.open(io.BytesIO(content)) as image:
                 if image.width * image.height > max_pixels:
                     raise ImageError(f"{name}: {image.width} x {image.height} pixels are too many")
-                metadata_of_file = _metadata(image)
+                metadata, bits = _metadata(image), _bits(image)
                 image.load()
-                return replace(_decode(content, image), metadata=metadata_of_file)
+                return replace(_decode(content, image, bits), metadata=metadata)
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - as above
@@ -152,10 +152,10 @@ def _not_a_picture(path: Path) -> str:
     return "the file is empty" if size == 0 else "not a picture"
 
 
-def _decode(source: Path | bytes, image: Image.Image) -> Photo:
+def _decode(source: Path | bytes, image: Image.Image, bits: int) -> Photo:
     """Pixels of a loaded picture, upright. Pillow has read the whole file by now, so truncation has shown itself."""
     orientation = _orientation(image)
-    if _bits(image) == 16:
+    if bits == 16:
         content = source if isinstance(source, bytes) else source.read_bytes()
         array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if array is None or array.dtype != np.uint16:
@@ -220,31 +220,27 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits per channel in the file (Pillow reduces 16-bit colour to 8 without a word)."""
-    if image.format == "PNG" and image.fp is None and "I;16" in image.mode:
-        return 16
+    """Bits per channel in the file (Pillow reduces 16-bit colour to 8 without a word). Called before loading."""
     if image.format == "TIFF":
-        bits = image.tag_v2.get(258, (8,))
-        return 16 if max(np.atleast_1d(bits)) == 16 and image.tag_v2.get(339, (1,))[0] == 1 else 8
+        bits, sample_format = image.tag_v2.get(258, (8,)), image.tag_v2.get(339, (1,))
+        return 16 if max(np.atleast_1d(bits)) == 16 and sample_format[0] == 1 else 8
     if image.format == "PNG":
-        return 16 if image.info.get("_bit_depth") == 16 else 8
+        position = image.fp.tell()
+        image.fp.seek(24)  # in the header, at a fixed place
+        depth = image.fp.read(1)
+        image.fp.seek(position)
+        return 16 if depth == b"\x10" else 8
     return 8
 
 
 def _metadata(image: Image.Image) -> Metadata:
     """Everything but pixels. Called before loading; damaged metadata is left out rather than in the way."""
-    if image.format == "PNG" and image.fp is not None:
-        # The header is the first 33 bytes of every PNG; byte 24 is the bit depth.
-        position = image.fp.tell()
-        image.fp.seek(24)
-        image.info["_bit_depth"] = image.fp.read(1)[0]
-        image.fp.seek(position)
     info = image.info
     exif = info.get("exif")
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
     if image.format == "TIFF":
         exif = _tiff_exif(image)
-        xmp = xmp or image.tag_v2.get(700)
+        xmp = xmp or image.tag_v2.get(_XMP)
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     lossless, tables, subsampling = True, None, None
     if image.format == "JPEG":
@@ -384,7 +380,8 @@ def encode_photo(photo: Photo, kind: str = "PNG") -> bytes:
         image = Image.fromarray(cv2.cvtColor(array, code))
     options: dict[str, Any] = {}
     if kind != "BMP":
-        options = {"exif": metadata.exif, "icc_profile": metadata.icc, "xmp": metadata.xmp, "dpi": metadata.dpi}
+        exif = None if metadata.exif is None else b"Exif\0\0" + metadata.exif
+        options = {"exif": exif, "icc_profile": metadata.icc, "xmp": metadata.xmp, "dpi": metadata.dpi}
     if kind == "JPEG":
         options |= _jpeg_options(metadata)
     elif kind == "PNG":
@@ -432,11 +429,13 @@ def _png_text(metadata: Metadata) -> Any:
 
 
 def _exif_for_tiff(metadata: Metadata) -> Image.Exif | None:
-    if metadata.exif is None:
-        return None
+    """A TIFF keeps EXIF and XMP as entries of its own directory."""
     exif = Image.Exif()
-    exif.load(b"Exif\0\0" + metadata.exif)
-    return exif
+    if metadata.exif is not None:
+        exif.load(b"Exif\0\0" + metadata.exif)
+    if metadata.xmp is not None:
+        exif[_XMP] = metadata.xmp
+    return exif if len(exif) else None
 
 
 def _png_16(array: np.ndarray, metadata: Metadata) -> bytes:
@@ -482,23 +481,21 @@ def _tiff_16(array: np.ndarray, metadata: Metadata) -> bytes:
     if metadata.icc is not None:
         directory.tagtype[34675] = 7
         directory[34675] = metadata.icc
-    if metadata.xmp is not None:
-        directory.tagtype[700] = 1
-        directory[700] = metadata.xmp
     exif = _exif_for_tiff(metadata)
     if exif is not None:
         for tag, value in exif.items():
             if tag not in (0x8769, 0x8825, _ORIENTATION) and tag not in directory:
+                if tag == _XMP:
+                    directory.tagtype[tag] = 1
                 directory[tag] = value
         for tag in (0x8769, 0x8825):
             entries = exif.get_ifd(tag)
             if entries:
                 directory[tag] = dict(entries)
-    directory[273] = 8
+    directory[273] = 0  # Pillow makes this "right behind the directory"
     buffer = io.BytesIO()
-    buffer.write(struct.pack("<2sHI", b"II", 42, 8 + len(strip) + len(strip) % 2))
-    buffer.write(strip + b"\0" * (len(strip) % 2))
-    buffer.write(directory.tobytes(buffer.tell()))
+    directory.save(buffer)
+    buffer.write(strip)
     return buffer.getvalue()
 
 
@@ -511,30 +508,45 @@ def write_file(path: str | Path, content: bytes) -> None:
         OSError: the folder is missing or read-only, the disk is full.
     """
     path = Path(path)
-    unnamed = getattr(os, "O_TMPFILE", None)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        if unnamed is None:
-            raise NotImplementedError
-        handle = os.open(path.parent, unnamed | os.O_WRONLY, 0o666)
-    except (OSError, NotImplementedError):
-        handle = None
-    try:
-        if handle is None:
+        if not _write_nameless(beside, content):
             with beside.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        else:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.link(f"/proc/self/fd/{stream.fileno()}", beside, follow_symlinks=True)
+                _fill(stream, content)
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _write_nameless(path: Path, content: bytes) -> bool:
+    """Names a file only once it is complete; False where the system or the file system cannot do that."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        return False
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            handle = os.open(".", flag | os.O_WRONLY, 0o666, dir_fd=folder)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+                return False
+            raise
+        with os.fdopen(handle, "wb") as stream:
+            _fill(stream, content)
+            # With a folder given, Python follows the link to the file behind it instead of linking the link.
+            os.link(f"/proc/self/fd/{stream.fileno()}", path.name, dst_dir_fd=folder)
+        return True
+    except FileNotFoundError:  # no /proc
+        return False
+    finally:
+        os.close(folder)
+
+
+def _fill(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def list_images(path: str | Path) -> list[Path]:
