@@ -369,8 +369,10 @@ def encode_photo(photo: Photo, kind: str = "PNG") -> bytes:
         metadata = replace(metadata, exif=upright_exif(metadata.exif, photo.pixels.shape[1::-1]))
     if photo.pixels.dtype == np.uint16 and kind in ("PNG", "TIFF"):
         array = _joined(photo)
-        return _png_16(array, metadata) if kind == "PNG" else _tiff_16(array, metadata)
+        return _png_16(array, metadata) if kind == "PNG" else _tiff(array, metadata)
     array = to_8_bit(_joined(replace(photo, alpha=None) if kind in ("JPEG", "BMP") else photo))
+    if kind == "TIFF":
+        return _tiff(array, metadata)
     if array.ndim == 2:
         image = Image.fromarray(array)
     elif array.shape[2] == 2:
@@ -389,8 +391,6 @@ def encode_photo(photo: Photo, kind: str = "PNG") -> bytes:
         options.pop("xmp")
     elif kind == "WEBP":
         options |= {"lossless": True, "quality": 60} if metadata.lossless else {"quality": 95, "method": 4}
-    elif kind == "TIFF":
-        options |= {"compression": "tiff_adobe_deflate", "exif": _exif_for_tiff(metadata)}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -459,15 +459,18 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def _tiff_16(array: np.ndarray, metadata: Metadata) -> bytes:
-    """A TIFF with one deflated strip; Pillow writes the directory, since it has no 16-bit colour of its own."""
-    if array.ndim == 3:
-        array = array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2] >= 3 else array
+def _tiff(array: np.ndarray, metadata: Metadata) -> bytes:
+    """A TIFF with one deflated strip, 8 or 16 bits per channel.
+
+    Pillow writes the directory; of itself it has no 16-bit colour, and its compressed files lose the EXIF entries.
+    """
+    if array.ndim == 3 and array.shape[2] >= 3:
+        array = array[..., [2, 1, 0, 3][: array.shape[2]]]
     channels = 1 if array.ndim == 2 else array.shape[2]
-    strip = zlib.compress(np.ascontiguousarray(array, "<u2").tobytes(), 4)
+    strip = zlib.compress(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes(), 4)
     directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
     directory[256], directory[257] = array.shape[1], array.shape[0]
-    directory[258] = (16,) * channels
+    directory[258] = (8 * array.itemsize,) * channels
     directory[259] = 8
     directory[262] = 2 if channels >= 3 else 1
     directory[277] = channels
