@@ -271,12 +271,21 @@ class LocalImportancePool(nn.Layer):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.logit = nn.Sequential(_conv(channels, channels, bias=False), nn.InstanceNorm2D(channels, epsilon=EPSILON))
+        self.logit = nn.Sequential(
+            _conv(channels, channels, bias=False), nn.InstanceNorm2D(channels, epsilon=EPSILON), LimitedLogit()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H/2, W/2)."""
-        importance = paddle.exp(IMPORTANCE_LIMIT * F.sigmoid(self.logit(x)))
+        importance = paddle.exp(self.logit(x))
         return _pool(x * importance) / _pool(importance)
+
+
+class LimitedLogit(nn.Layer):
+    """12 sigmoid(x): keeps importances between 1 and e ** 12."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return IMPORTANCE_LIMIT * F.sigmoid(x)
 
 
 def _pool(x: Tensor) -> Tensor:
@@ -392,6 +401,7 @@ class ParamFreeNorm(nn.Layer):
         self.per_image_in_eval = False
         self.register_buffer("running_mean", paddle.zeros([channels]))
         self.register_buffer("running_var", paddle.ones([channels]))
+        self.register_buffer("num_batches_tracked", paddle.zeros([], dtype="int64"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, h, w) -> the same shape, normalised per channel."""
