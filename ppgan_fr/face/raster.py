@@ -11,7 +11,6 @@ its centre lies strictly inside; the smallest depth wins and, among equals, the 
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 from dataclasses import dataclass
 
@@ -158,7 +157,7 @@ def _numba_scan():
     """The compiled twin of `_numpy_scan`."""
     if not has_numba():
         raise ValueError("engine 'numba' needs the package numba: pip install -r requirements-sgpn.txt")
-    numba = importlib.import_module("numba")
+    import numba
 
     @numba.njit(cache=True, error_model="numpy")
     def scan(points, depth, triangles, height, width):
