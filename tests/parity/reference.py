@@ -1,8 +1,8 @@
 """Finds and reads the reference fixtures: the folder `PPGAN_FIXTURES` names, or the selection in tests/golden/.
 
 `manifest.json` of each area says how a fixture was made; sizes, seeds and constructor arguments come from there only.
-A fixture whose arrays are absent is not collected. Weights are rebuilt from their fill recipe (numpy only), so a selection
-needs no checkpoint.
+A fixture whose arrays are absent is not collected. Weights are rebuilt from their fill recipe (numpy only), so a
+selection needs no checkpoint.
 """
 
 from __future__ import annotations
@@ -33,13 +33,8 @@ def manifest(area: str) -> dict:
 
 def names(area: str, accept) -> list[str]:
     """Fixtures of an area for which `accept(name, entry)` holds and whose arrays are present."""
-    return [
-        name
-        for name, entry in manifest(area).items()
-        if isinstance(entry, dict)
-        and accept(name, entry)
-        and (root() / area / entry.get("npz", f"{name}.npz")).exists()
-    ]
+    entries = {name: entry for name, entry in manifest(area).items() if isinstance(entry, dict) and accept(name, entry)}
+    return [name for name, entry in entries.items() if (root() / area / entry.get("npz", f"{name}.npz")).exists()]
 
 
 def parametrize(area: str, accept, argument: str = "fixture"):
