@@ -39,8 +39,12 @@ def names(area: str, accept) -> list[str]:
 
 def parametrize(area: str, accept, argument: str = "fixture"):
     """Runs a test once per fixture that is present; the test id is the fixture's name."""
-    found = names(area, accept)
-    return pytest.mark.parametrize(argument, [pytest.param((area, name), id=name) for name in found])
+    return once_per(argument, [pytest.param((area, name), id=name) for name in names(area, accept)])
+
+
+def once_per(arguments, parameters: list):
+    """``pytest.mark.parametrize``, except that a test without parameters is not collected instead of skipped."""
+    return pytest.mark.parametrize(arguments, parameters) if parameters else lambda _test: None
 
 
 class Fixture:

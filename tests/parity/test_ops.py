@@ -8,7 +8,7 @@ import paddle
 import pytest
 
 from ppgan_fr.archs import _stylegan2 as ops
-from tests.parity.reference import Fixture, names
+from tests.parity.reference import Fixture, names, once_per
 from tests.parity.tolerances import check
 
 pytestmark = pytest.mark.parity
@@ -21,9 +21,9 @@ def cases(pattern: str):
     """One test per case of the fixture `ops` whose name matches; ids begin with the fixture's name."""
     found = []
     for name in names(AREA, lambda name, entry: name.startswith("ops")):
-        keys = {re.match(pattern, key)[0] for key in Fixture(AREA, name).keys() if re.match(pattern, key)}
-        found += [pytest.param(name, case, id=f"{name}-{case}") for case in sorted(keys)]
-    return pytest.mark.parametrize(("name", "case"), found)
+        matches = [re.match(pattern, key) for key in Fixture(AREA, name).arrays.files]
+        found += [pytest.param(name, case, id=f"{name}-{case}") for case in sorted({m[0] for m in matches if m})]
+    return once_per(("name", "case"), found)
 
 
 def tensor(fx: Fixture, key: str, trainable: bool = False) -> paddle.Tensor:
