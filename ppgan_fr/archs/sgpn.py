@@ -165,11 +165,11 @@ class FusingConv(StyledConv):
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int, *, upsample: bool):
         super().__init__(in_channels, out_channels, style_dim, upsample=upsample)
-        self.convs_mask = nn.Sequential(EqualConv2d(3 * out_channels, out_channels, 1), nn.Sigmoid())
+        self.convs_mask = nn.Sequential(EqualConv2d(3 * out_channels, out_channels, 1))
 
     def forward(self, x: Tensor, w: Tensor, features_lq: Tensor, features_rendered: Tensor) -> Tensor:
         x = self.conv(x, w)
-        mask = self.convs_mask(paddle.concat([x, features_lq, features_rendered], axis=1))
+        mask = F.sigmoid(self.convs_mask(paddle.concat([x, features_lq, features_rendered], axis=1)))
         fused = features_rendered + mask * (features_lq - features_rendered)
         return self.activate(self.noise(x, fused))
 

@@ -52,7 +52,44 @@ TOLERANCES = {
     "hifacegan_rate": Tolerance(1e-9, 1e-12),
     # computed in float64; the issue asks for 1e-5
     "hifacegan_suppression": Tolerance(0.0, 1e-10),
+    # the issue's number; float32 itself is 2.6e-6 from float64
+    "sgpn_image": Tolerance(0.0, 1e-4),
+    "sgpn_feature": Tolerance(1e-5, 1e-5),
+    "sgpn_coefficients": Tolerance(0.0, 1e-4),
+    # sums over every pixel or vertex in float32; measured up to 3e-5 of the largest
+    "sgpn_gradient": Tolerance(1e-4, 1e-9),
+    # boxes reach thousands of pixels through 60 layers with random weights; measured 1.7e-5 of the largest
+    "sgpn_detector": Tolerance(1e-4, 1e-4),
+    # float32 pixels of a picture of 640
+    "sgpn_points": Tolerance(1e-6, 1e-6),
+    "sgpn_geometry": Tolerance(1e-5, 0.0),
+    # float64 here, float32 in the original
+    "sgpn_depth": Tolerance(0.0, 1e-4),
+    "sgpn_weights": Tolerance(0.0, 1e-4),
+    # of 255
+    "sgpn_picture": Tolerance(0.0, 0.01),
+    "sgpn_rendered_crop": Tolerance(0.0, 2e-3),
+    # the same formulas in float64
+    "sgpn_alignment": Tolerance(1e-12, 1e-9),
+    # mean difference in levels of 255; OpenCV's cubic warp changes between versions
+    "sgpn_photo": Tolerance(0.0, 0.2),
+    # blur kernels: the same float64 formula, summed in another order
+    "kernel": Tolerance(1e-6, 1e-9),
+    # float32 pixels of [0, 1] (or twice that): one rounding
+    "pixel": Tolerance(0.0, 1e-6),
+    # integer operations on grey levels
+    "equal": Tolerance(0.0, 0.0),
+    # grey levels that went through a JPEG codec: other builds of libjpeg round differently
+    "jpeg": Tolerance(0.0, 2.0),
+    # roi_align at fractional coordinates of up to 512 pixels: 1e-5 of a pixel is float32's resolution there
+    "crop": Tolerance(0.0, 1e-4),
+    # float32 in the reference, float64 here
+    "metric": Tolerance(2e-5, 1e-5),
+    # NIQE picks its shapes from a table in steps of 0.001: a last bit elsewhere can move one by a step; measured 8e-5
+    "niqe": Tolerance(2e-4, 0.0),
 }
+
+TOLERANCES["averaged_picture"] = Tolerance(1e-4, 0.0)  # a few hundredths of each step's difference reach the average
 
 
 def check(got, want, kind: str, name: str = "value") -> None:
@@ -67,3 +104,15 @@ def check(got, want, kind: str, name: str = "value") -> None:
     distance = float(np.abs(got - want).max())
     allowed = atol + rtol * largest
     assert distance <= allowed, f"{name}: off by {distance:.3g}, allowed {allowed:.3g} (largest value {largest:.3g})"
+
+
+# Relative error of a logged loss after n steps of Adam with beta1 = 0, whose first steps are sign-like: where a
+# gradient is rounding, the weight moves by +-lr. The reference's own float32 and float64 runs are 3e-6, 3e-4 and 6e-3
+# apart.
+TRAINING = {1: 1e-4, 2: 2e-3, 3: 1e-2}
+
+
+def check_training(got: float, want: float, step: int, name: str) -> None:
+    """Asserts that a loss of training step `step` equals the reference's."""
+    rtol = TRAINING[min(step, max(TRAINING))]
+    assert abs(got - want) <= rtol * abs(want) + 1e-6, f"step {step}, {name}: {got:.7g}, reference {want:.7g}"
