@@ -13,17 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from pydantic import Field
 
-from ppgan_fr import losses, weights
+from ppgan_fr import losses
 from ppgan_fr.archs import vgg19
 from ppgan_fr.archs.hifacegan import LAST_PHASE
 from ppgan_fr.config import Arch, Frozen
+from ppgan_fr.config import build as build_network
+from ppgan_fr.recipes._frozen import frozen
 from ppgan_fr.train.recipe import Batch, Optim, Phase, Recipe, Schedule, Terms
 
 if TYPE_CHECKING:
@@ -36,10 +38,6 @@ VGG_SMALLEST = 64
 GAN_FAMILY = {"ls": "lsgan", "hinge": "hinge", "original": "vanilla", "w": "wgan"}
 
 Weight = Annotated[float, Field(ge=0)]
-
-
-class RecipeError(ValueError):
-    """A training that cannot be set up as configured."""
 
 
 class Config(Frozen):
@@ -57,7 +55,7 @@ class Config(Frozen):
     """l1 of pixels, which the original does not have."""
     vgg: vgg19.Config = vgg19.Config(layers=VGG_LAYERS, preprocess="raw")
     vgg_weights: str | None = None
-    """VGG19 trained on ImageNet."""
+    """VGG19 trained on ImageNet; `random` for smoke tests."""
     optim_g: Optim = Optim(lr=1e-4, betas=(0.0, 0.9))
     """Half of the nominal rate of 2e-4, the discriminator's is twice the nominal one (TTUR)."""
     optim_d: Optim = Optim(lr=4e-4, betas=(0.0, 0.9))
@@ -106,9 +104,9 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
         generator: `archs.hifacegan`; its `forward` takes `train_phase`.
 
     Raises:
-        RecipeError: VGG19 is wanted but has no weights.
+        RecipeError, WeightsError: VGG19 is wanted, but its weights are missing or do not fit.
     """
-    discriminator = _build_network(config.discriminator)
+    discriminator = build_network(config.discriminator)
     perceptual = _perceptual(config)
     real_loss, fake_loss, generator_loss = losses.GAN_LOSSES[GAN_FAMILY[config.gan_mode]]
 
@@ -193,15 +191,6 @@ def _pictures(s: Sample) -> dict[str, Tensor]:
 def _perceptual(config: Config) -> losses.Perceptual | None:
     if not config.lambda_vgg:
         return None
-    if config.vgg_weights is None:
-        raise RecipeError("recipe.vgg_weights is missing; give VGG19's weights or set recipe.lambda_vgg=0")
-    network = vgg19.build(config.vgg)
-    weights.load_into(network, config.vgg_weights)
-    network.freeze()
+    hint = "give VGG19's weights or set recipe.lambda_vgg=0"
+    network = frozen(config.vgg, config.vgg_weights, "recipe.vgg_weights", hint)
     return losses.Perceptual(network, dict(zip(config.vgg.layers, VGG_WEIGHTS, strict=True)))
-
-
-def _build_network(section: Any) -> nn.Layer:
-    from importlib import import_module
-
-    return import_module(f"ppgan_fr.archs.{section.arch}").build(section)

@@ -17,6 +17,7 @@ from ppgan_fr.data import pairs
 from ppgan_fr.recipes import hifacegan as recipe
 from ppgan_fr.train.recipe import lr_at
 from tests.parity import reference
+from tests.parity.reference import once_per
 from tests.parity.tolerances import TOLERANCES, check
 
 pytestmark = pytest.mark.parity
@@ -30,6 +31,13 @@ TRAINING = ["train"] if (ROOT / "train" / "train.npz").is_file() else []
 FULL_TRAINING = [n for n in TRAINING if "hifacegan" in COMPLETE and (ROOT / n / "vgg19_narrow.pth").is_file()]
 LOADERS = ["data"] if (ROOT / "data" / "data.npz").is_file() else []
 SUPPRESSION = sorted(ROOT.glob("**/paper_suppression.npz"))
+
+
+def gan_modes(table: str) -> list:
+    """The GAN losses that a table of the manifest has numbers for."""
+    return [pytest.param(mode, id=f"{n}-{mode}") for n in FULL_TRAINING for mode in MANIFEST["train"].get(table, {})]
+
+
 LOSS_NAMES = {"gan": "GAN", "feat": "GAN_Feat", "vgg": "VGG", "fake": "D_Fake", "real": "D_real"}
 
 
@@ -90,7 +98,7 @@ def without_prefix(arrays: dict[str, np.ndarray], prefix: str, *leave_out: str) 
 # ---------------------------------------------------------------- generators
 
 
-@pytest.mark.parametrize("name", COMPLETE)
+@once_per("name", COMPLETE)
 def test_every_released_name_and_shape_is_there(name):
     network = hifacegan.build(hifacegan.Config(variant=name, ngf=MANIFEST["generators"][name]["ngf"]))
     found = {released_name(k): list(v.shape) for k, v in network.state_dict().items()}
@@ -98,7 +106,7 @@ def test_every_released_name_and_shape_is_there(name):
     assert sum(p.size for p in network.parameters()) == MANIFEST["generators"][name]["n_params"]
 
 
-@pytest.mark.parametrize("name", COMPLETE)
+@once_per("name", COMPLETE)
 def test_evaluation_gives_the_output_and_every_feature_map(name):
     wanted, network = expected(name), generator(name)
     network.eval()
@@ -111,7 +119,7 @@ def test_evaluation_gives_the_output_and_every_feature_map(name):
         check(taps[path], value, "hifacegan_feature", path)
 
 
-@pytest.mark.parametrize("name", COMPLETE)
+@once_per("name", COMPLETE)
 def test_training_mode_gives_output_and_state_after_each_forward_pass(name):
     wanted, network = expected(name), generator(name)
     network.train()
@@ -124,7 +132,7 @@ def test_training_mode_gives_output_and_state_after_each_forward_pass(name):
             check(state[key].numpy().reshape(value.shape), value, "hifacegan_state", key)
 
 
-@pytest.mark.parametrize("name", COMPLETE)
+@once_per("name", COMPLETE)
 def test_two_pictures_through_the_test_procedure(name):
     wanted, network = expected(name), generator(name)
     network.train()
@@ -133,7 +141,7 @@ def test_two_pictures_through_the_test_procedure(name):
         check(got, wanted[f"test_procedure.out{index}"], "hifacegan_forward")
 
 
-@pytest.mark.parametrize("name", COMPLETE)
+@once_per("name", COMPLETE)
 def test_batch_stats_gives_each_picture_what_the_test_procedure_gives_the_first(name):
     wanted = expected(name)
     network = generator(name, test_mode="batch_stats")
@@ -145,7 +153,7 @@ def test_batch_stats_gives_each_picture_what_the_test_procedure_gives_the_first(
         check(together[index : index + 1], alone, "hifacegan_forward")
 
 
-@pytest.mark.parametrize("name", COMPLETE)
+@once_per("name", COMPLETE)
 def test_gradients_of_the_input_and_the_parameters(name):
     wanted, network = expected(name), generator(name)
     network.train()
@@ -155,7 +163,7 @@ def test_gradients_of_the_input_and_the_parameters(name):
     assert_gradients_close(network, without_prefix(wanted, "grad.", "grad.probe", "grad.lq"))
 
 
-@pytest.mark.parametrize("name", [n for n in COMPLETE if "phase0.out" in expected(n)])
+@once_per("name", [n for n in COMPLETE if "phase0.out" in expected(n)])
 def test_progressive_phases(name):
     wanted, network = expected(name), generator(name)
     network.eval()
@@ -163,7 +171,7 @@ def test_progressive_phases(name):
         check(output(network, wanted["lq"], train_phase=phase), wanted[f"phase{phase}.out"], "hifacegan_forward")
 
 
-@pytest.mark.parametrize("name", [n for n in COMPLETE if any(k.startswith("mixed.") for k in expected(n))])
+@once_per("name", [n for n in COMPLETE if any(k.startswith("mixed.") for k in expected(n))])
 def test_guidance_from_two_sources(name):
     """The fixture does not name its two sources; they must be the same pair and mode for all of its pictures."""
     wanted = expected(name)
@@ -196,7 +204,7 @@ def test_guidance_from_two_sources(name):
     assert min(differences.values()) <= TOLERANCES["hifacegan_forward"].atol, differences
 
 
-@pytest.mark.parametrize("name", [n for n in GENERATORS if n == "hifacegan"])
+@once_per("name", [n for n in GENERATORS if n == "hifacegan"])
 def test_the_finest_level_reproduces_its_feature_maps(name):
     """Needs only the weights around the finest level, so the small selection proves it too."""
     wanted = expected(name)
@@ -221,7 +229,7 @@ def test_the_finest_level_reproduces_its_feature_maps(name):
 # ---------------------------------------------------------------- discriminator and training
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@once_per("name", TRAINING)
 def test_discriminator_features_and_state(name):
     wanted, network = expected(name), discriminator()
     pair = paddle.to_tensor(np.concatenate((wanted["lq"], wanted["gt"]), axis=1))
@@ -279,7 +287,7 @@ def assert_terms_close(terms, wanted: dict[str, float], kind: str) -> None:
         check(float(value), wanted[LOSS_NAMES[name]], kind, name)
 
 
-@pytest.mark.parametrize("gan_mode", MANIFEST.get("train", {}).get("losses_at_start", {}) if FULL_TRAINING else [])
+@once_per("gan_mode", gan_modes("losses_at_start"))
 def test_losses_at_the_start(gan_mode, tmp_path):
     wanted = MANIFEST["train"]["losses_at_start"][gan_mode]
     built, batch, _ = training(gan_mode, tmp_path)
@@ -293,7 +301,7 @@ def test_losses_at_the_start(gan_mode, tmp_path):
     assert_terms_close(terms, wanted, "hifacegan_loss")
 
 
-@pytest.mark.parametrize("name", FULL_TRAINING)
+@once_per("name", FULL_TRAINING)
 def test_gradients_of_both_networks(name, tmp_path):
     built, batch, wanted = training("ls", tmp_path)
     sample = built.sample(batch, 1)
@@ -332,7 +340,7 @@ def adams(built) -> list[paddle.optimizer.Adam]:
     ]
 
 
-@pytest.mark.parametrize("gan_mode", MANIFEST.get("train", {}).get("trajectory", {}) if FULL_TRAINING else [])
+@once_per("gan_mode", gan_modes("trajectory"))
 def test_losses_of_the_first_iterations(gan_mode, tmp_path):
     """The first: losses alone. The second: after an optimizer step, whose sign is arbitrary where a gradient is ~0."""
     wanted = MANIFEST["train"]["trajectory"][gan_mode]
@@ -344,7 +352,7 @@ def test_losses_of_the_first_iterations(gan_mode, tmp_path):
             check(value, wanted[step - 1][LOSS_NAMES[name]], kind, name)
 
 
-@pytest.mark.parametrize("name", FULL_TRAINING)
+@once_per("name", FULL_TRAINING)
 def test_parameters_and_state_after_one_iteration(name, tmp_path):
     built, batch, wanted = training("ls", tmp_path)
     adam = MANIFEST["train"]["adam"]
@@ -365,7 +373,7 @@ def test_parameters_and_state_after_one_iteration(name, tmp_path):
             check(state[key].reshape(value.shape), value, "hifacegan_state_after_step", key)
 
 
-@pytest.mark.parametrize("name", [n for n in FULL_TRAINING if "phase1" in MANIFEST["train"]])
+@once_per("name", [n for n in FULL_TRAINING if "phase1" in MANIFEST["train"]])
 def test_losses_of_an_earlier_phase(name, tmp_path):
     built, batch, wanted = training("ls", tmp_path, train_phase=1)
     sample = built.sample(batch, 1)
@@ -376,7 +384,7 @@ def test_losses_of_an_earlier_phase(name, tmp_path):
     assert_terms_close(terms, MANIFEST["train"]["phase1"]["losses"], "hifacegan_loss")
 
 
-@pytest.mark.parametrize("name", FULL_TRAINING)
+@once_per("name", FULL_TRAINING)
 def test_vgg_features_of_the_raw_picture(name):
     wanted = expected(name)
     layers = tuple(without_prefix(wanted, "vgg.gt."))
@@ -387,7 +395,7 @@ def test_vgg_features_of_the_raw_picture(name):
         check(found[layer].numpy(), wanted[f"vgg.gt.{layer}"], "hifacegan_feature", layer)
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@once_per("name", TRAINING)
 def test_learning_rates_of_every_epoch(name):
     config = recipe.Config(lambda_vgg=0)
     for epoch, rate_g, rate_d in expected(name)["lr_table_epoch_G_D"]:
@@ -400,7 +408,7 @@ def test_learning_rates_of_every_epoch(name):
 # ---------------------------------------------------------------- the paper's formula
 
 
-@pytest.mark.parametrize("path", SUPPRESSION, ids=lambda p: str(p.relative_to(ROOT)))
+@once_per("path", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in SUPPRESSION])
 def test_suppression_formula_of_the_paper(path):
     with np.load(path, allow_pickle=False) as archive:
         wanted = dict(archive)
@@ -428,7 +436,7 @@ def test_suppression_formula_of_the_paper(path):
 # ---------------------------------------------------------------- loaders
 
 
-@pytest.mark.parametrize("name", LOADERS)
+@once_per("name", LOADERS)
 def test_stacked_pairs_are_read_as_in_training(name):
     with np.load(ROOT / name / "data.npz", allow_pickle=False) as archive:
         wanted = without_prefix(dict(archive), "train.")
@@ -443,7 +451,7 @@ def test_stacked_pairs_are_read_as_in_training(name):
         np.testing.assert_array_equal(gt, wanted[f"{case}.image"], err_msg=case)
 
 
-@pytest.mark.parametrize("name", [n for n in LOADERS if sorted((ROOT / n / "test").glob("*.*"))])
+@once_per("name", [n for n in LOADERS if sorted((ROOT / n / "test").glob("*.*"))])
 def test_stacked_pairs_are_read_as_in_testing(name):
     with np.load(ROOT / name / "data.npz", allow_pickle=False) as wanted:
         (path,) = sorted((ROOT / name / "test").glob("*.*"))
@@ -453,7 +461,7 @@ def test_stacked_pairs_are_read_as_in_testing(name):
         np.testing.assert_array_equal(gt[:, ::4, ::4], wanted["test.image_sub4"])
 
 
-@pytest.mark.parametrize("name", LOADERS)
+@once_per("name", LOADERS)
 def test_pictures_without_original_and_saved_results(name):
     with np.load(ROOT / name / "data.npz", allow_pickle=False) as wanted:
         (path,) = sorted((ROOT / name / "nogt").glob("*.*"))
@@ -476,7 +484,7 @@ def full_size_module():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", full_size_cases())
+@once_per("name", full_size_cases())
 def test_full_size(name):
     module = full_size_module()
     keys, kind, seed, tag, file = next(case for case in module.CASES if case[-1] == f"{name}.npz")
@@ -495,7 +503,7 @@ def test_full_size(name):
         check(got.astype(np.float64).mean((2, 3)), wanted[f"{mode}_mean"], "hifacegan_forward", mode)
 
 
-@pytest.mark.parametrize("path", sorted(FULLSIZE.glob("*_ngf*_keys.json")), ids=lambda p: p.stem)
+@once_per("path", [pytest.param(p, id=p.stem) for p in sorted(FULLSIZE.glob("*_ngf*_keys.json"))])
 def test_names_and_shapes_of_the_full_networks(path):
     variant, ngf = re.fullmatch(r"(\w+)_ngf(\d+)_keys", path.stem).groups()
     with paddle.LazyGuard():
