@@ -15,7 +15,7 @@ from ppgan_fr.face.align import SGPN_512, AlignError, align, similarity
 from ppgan_fr.face.face_model import FaceModel
 from ppgan_fr.face.paste import paste_sgpn
 from ppgan_fr.face.shape3d import IMAGE_SIZE, render
-from ppgan_fr.face.types import AlignedFace, Face, Restore, Run
+from ppgan_fr.face.types import AlignedFace, Detect, Face, Restore, Run
 
 STANDARD_LANDMARKS = np.array(
     [
@@ -33,6 +33,10 @@ RESCALE = 102.0
 """Pixels of a 224-pixel crop per decimetre of the face."""
 GRAY_OUTSIDE = 0.5
 """What the shape network sees outside the crop: 0 in [-1, 1]."""
+
+
+class GuideError(ValueError):
+    """A crop that cannot be restored with the help of its shape."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,7 @@ def shape_guided_restorer(
     model: FaceModel,
     *,
     size: int = 512,
+    locate: Detect | None = None,
     observe: Callable[[GuidedFace], None] | None = None,
 ) -> Restore:
     """SGPN as the pipeline's restorer.
@@ -200,24 +205,34 @@ def shape_guided_restorer(
         run_image: engine of the generator, see `restore_crop`.
         model: the face model.
         size: side of the crops the generator takes.
+        locate: finds the landmarks of a crop anew; for crops that were not cut by their landmarks.
         observe: called with every result, for pages that show the rendering.
 
     Returns:
-        A function from aligned faces to (size, size, 3) float32 BGR in [0, 255]; NaN where a network gave no number.
+        A function from aligned faces to (size, size, 3) float32 BGR in [0, 255]; NaN where a network gave no number. It
+        raises `GuideError` for a crop of another size and where `locate` finds no face.
     """
 
     def restore(faces: list[AlignedFace]) -> list[np.ndarray]:
         results = []
         for face in faces:
             if face.image.shape != (size, size, 3):
-                raise ValueError(f"this generator takes crops of {size} pixels, got {face.image.shape[:2]}")
-            guided = restore_crop(face.image, face.landmarks, run_shape, run_image, model)
+                height, width = face.image.shape[:2]
+                raise GuideError(f"this generator takes crops of {size} x {size} pixels, got {width} x {height}")
+            landmarks = face.landmarks if locate is None else _best_landmarks(locate(face.image))
+            guided = restore_crop(face.image, landmarks, run_shape, run_image, model)
             if observe is not None:
                 observe(guided)
             results.append((guided.restored[:, :, ::-1] + 1) * 127.5)
         return results
 
     return restore
+
+
+def _best_landmarks(faces: list[Face]) -> np.ndarray:
+    if not faces:
+        raise GuideError("no face was found in this crop, so there is no shape to be guided by")
+    return max(faces, key=lambda face: face.score).landmarks
 
 
 def restore_in_turn(image: np.ndarray, faces: list[Face], restore: Restore) -> np.ndarray:

@@ -17,16 +17,14 @@ SHORT_SIDE = 416
 MULTIPLE = 32
 
 
-def yolov5_face_detector(
-    run: Run, *, score: float = 0.5, overlap: float = 0.45, short_side: int = SHORT_SIDE
-) -> Detect:
+def detector(run: Run, *, score: float = 0.5, overlap: float = 0.45, size: int = SHORT_SIDE) -> Detect:
     """Makes the function that finds faces in a picture.
 
     Args:
         run: the network; `{"image": (1, 3, h, w) RGB in [0, 1]}` -> decoded predictions (1, M, 16).
         score: smallest objectness, and smallest product of objectness and face score.
         overlap: a box goes when its intersection over union with a better one is above this.
-        short_side: pixels of the shorter side that the network sees; a multiple of 32.
+        size: pixels of the shorter side that the network sees; a multiple of 32.
 
     Returns:
         A function from (H, W, 3) uint8 or uint16 BGR to faces, the most confident first; boxes may leave the picture.
@@ -34,7 +32,7 @@ def yolov5_face_detector(
 
     def detect(image: np.ndarray) -> list[Face]:
         image = to_8_bit(image)
-        tensor = network_input(image, short_side)
+        tensor = network_input(image, size)
         predictions = np.asarray(run({"image": tensor})[0])[0]
         return found_faces(predictions, tensor.shape[2:], image.shape[:2], score, overlap)
 

@@ -1,0 +1,87 @@
+"""SGPN's helpers out of a configuration: its shape network and face model, made into a restorer for the pipeline."""
+
+from __future__ import annotations
+
+from ppgan_fr.config import ConfigError, Pipeline, build, find_file
+from ppgan_fr.face.face_model import FaceModel, FaceModelError, read_face_model
+from ppgan_fr.face.sgpn import shape_guided_restorer
+from ppgan_fr.face.shape3d import COEFFICIENTS, IMAGE_SIZE
+from ppgan_fr.face.spec import ModelSpec, TensorSpec
+from ppgan_fr.face.types import Detect, Restore, Run
+from ppgan_fr.weights import WeightsError, load_into
+
+INPUTS = ("rendered", "coefficients")
+"""Inputs beside the picture that tell a generator to be guided by a shape."""
+
+
+def wants_shape(spec: ModelSpec) -> bool:
+    """Whether the generator has SGPN's inputs."""
+    return all(name in spec.input_names for name in INPUTS)
+
+
+def input_specs(size: int) -> tuple[TensorSpec, ...]:
+    """The inputs beside the picture, for `inference.yml`."""
+    return TensorSpec("rendered", (-1, 3, size, size)), TensorSpec("coefficients", (-1, COEFFICIENTS))
+
+
+def shape_spec() -> ModelSpec:
+    """`inference.yml` of the exported shape network: RGB in [0, 1]."""
+    image = TensorSpec("image", (-1, 3, IMAGE_SIZE, IMAGE_SIZE))
+    return ModelSpec(
+        arch="d3dfr",
+        kind="coefficients",
+        inputs=(image,),
+        outputs=("coefficients",),
+        size=IMAGE_SIZE,
+        mean=0.0,
+        std=255.0,
+        template="none",
+        mask="none",
+    )
+
+
+def guided_restorer(pipeline: Pipeline, run: Run, spec: ModelSpec, *, locate: Detect | None = None) -> Restore:
+    """The restorer that draws each face's shape before it restores it.
+
+    Args:
+        pipeline: names the shape network, its weights and the face model.
+        run: engine of the generator.
+        spec: of the generator.
+        locate: finds landmarks in crops; None where crops were cut by their landmarks.
+
+    Raises:
+        ConfigError: one of the three is not named.
+        FaceModelError: the face model is missing or damaged.
+        WeightsError: the shape network's weights are missing or belong to another network.
+    """
+    for field in ("shape", "shape_weights", "face_model"):
+        if getattr(pipeline, field) is None:
+            raise ConfigError(f"pipeline.{field}: {spec.arch} needs it; see docs/sgpn.md")
+    # The cheap things that can go wrong come first: nobody waits for a network to hear that a file is missing.
+    path = find_file(pipeline.shape_weights)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file (pipeline.shape_weights)")
+    model = _face_model(pipeline.face_model)
+    return shape_guided_restorer(shape_run(pipeline), run, model, size=spec.size or pipeline.size, locate=locate)
+
+
+def shape_run(pipeline: Pipeline) -> Run:
+    """The shape network as an engine, eager: it is small beside the generator."""
+    import paddle
+
+    network = build(pipeline.shape)
+    load_into(network, find_file(pipeline.shape_weights))
+    network.eval()
+
+    def run(arrays):
+        with paddle.no_grad():
+            return [network(paddle.to_tensor(arrays["image"])).numpy()]
+
+    return run
+
+
+def _face_model(path: str) -> FaceModel:
+    try:
+        return read_face_model(find_file(path))
+    except FaceModelError as error:
+        raise FaceModelError(f"pipeline.face_model: {error}") from None
