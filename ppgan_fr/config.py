@@ -134,7 +134,8 @@ class Pipeline(Frozen):
     """Name of the five-point template in `ppgan_fr.face.align`."""
     size: Positive = 512
     """Side of the aligned face in pixels."""
-    mask: Literal["square", "parsing"] = "square"
+    mask: Literal["face", "square", "parsing", "sgpn"] = "face"
+    """What of a restored face is pasted: the face itself, the reference's square or parsing mask, SGPN's rectangle."""
     parsing_weights: str | None = None
     min_eye_distance: Annotated[float, Field(ge=0)] = 5.0
     """Faces whose eyes are closer than this many pixels are left alone."""

@@ -9,8 +9,8 @@ import numpy as np
 from ppgan_fr.face.spec import ModelSpec
 from ppgan_fr.face.types import AlignedFace, Restore, Run
 
-FIDELITY = 0.5
-"""Middle of the knob: used when a network asks for a fidelity and nobody chose one."""
+FIDELITY = 1.0
+"""Closest to the input: used when a network has the knob and nobody turned it."""
 
 
 class RestoreError(ValueError):

@@ -9,6 +9,7 @@ import paddle
 import pytest
 
 from ppgan_fr.archs import onet, yunet
+from ppgan_fr.weights import from_torch
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "face" / "detection_networks.npz"
@@ -17,8 +18,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "face" / "detection_ne
 def network(module, name):
     layer = module.build(module.Config())
     with np.load(WEIGHTS / f"{name}.npz", allow_pickle=False) as state:
-        assert set(state.files) == set(layer.state_dict())
-        layer.set_state_dict({key: state[key] for key in state.files})
+        from_torch(layer, {key: state[key] for key in state.files})
     layer.eval()
     return layer
 

@@ -24,17 +24,16 @@ SHA256 = "a42f0cbde62f8032ccc3299fd989a9909c8b185a72a360e247c6f953af366efd"
 
 
 def to_state(graph: Graph) -> dict[str, np.ndarray]:
-    """Parameters under the names of `ppgan_fr.archs.onet`: matrices are (in, out) in Paddle, slopes are `_weight`."""
+    """Parameters under the names of `ppgan_fr.archs.onet`, laid out as `weights.from_torch` expects."""
     state = {}
     activations = 0
     for node in graph.nodes:
         if node.kind == "PRelu":
             activations += 1
-            state[f"features.prelu{activations}._weight"] = graph.constants[node.inputs[1]].reshape(-1)
+            state[f"features.prelu{activations}.weight"] = graph.constants[node.inputs[1]].reshape(-1)
         elif node.kind in ("Conv", "Gemm"):
             weight, bias = node.inputs[1:3]
-            value = graph.constants[weight]
-            state[weight] = np.ascontiguousarray(value.T) if node.kind == "Gemm" else value
+            state[weight] = graph.constants[weight]
             state[bias] = graph.constants[bias]
     return state
 
