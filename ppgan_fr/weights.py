@@ -697,6 +697,21 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         return _widen(_paddle_tensors(_plain(value, _Budget(path.stat().st_size))))
 
 
+def load_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads the arrays of an ``.npz``; float16 becomes float32, pickled objects are refused.
+
+    Raises:
+        WeightsError: as `load_torch`.
+    """
+    path = Path(path)
+    with _about(path):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: _widen(archive[name]) for name in archive.files}
+        except ValueError as error:
+            raise WeightsError(f"is not an archive of plain arrays ({error})") from None
+
+
 def _paddle_tensors(value):
     """``paddle.save`` writes a tensor inside nested values as the pair (name, array)."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):

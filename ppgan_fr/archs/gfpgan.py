@@ -24,6 +24,7 @@ from paddle import nn
 from paddle.nn import functional as F
 from pydantic import field_validator
 
+from ppgan_fr import weights
 from ppgan_fr.archs import stylegan2_generator
 from ppgan_fr.archs._stylegan2 import (
     SLOPE,
@@ -63,6 +64,11 @@ class Config(Frozen):
     narrow: float = 1
     sft_half: bool = True
 
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every input of `forward` that inference needs, without the batch."""
+        return {"lq": (3, self.out_size, self.out_size)}
+
     @field_validator("out_size")
     @classmethod
     def _size_is_a_power_of_two(cls, size: int) -> int:
@@ -71,8 +77,15 @@ class Config(Frozen):
 
 
 def build(config: Config) -> GFPGAN:
-    """A network with random parameters; ``decoder_load_path`` is read by whoever loads weights, not here."""
-    return GFPGAN(config)
+    """A network with random parameters, and the decoder's from ``decoder_load_path`` where there is one.
+
+    Raises:
+        WeightsError: when that file cannot be read or does not fit the decoder.
+    """
+    network = GFPGAN(config)
+    if config.decoder_load_path:
+        weights.load_into(network.stylegan_decoder, config.decoder_load_path)
+    return network
 
 
 class CleanResBlock(nn.Layer):

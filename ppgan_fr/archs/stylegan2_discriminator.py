@@ -27,6 +27,11 @@ class Config(Frozen):
     stddev_group: int = 4
     narrow: float = 1
 
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every input of `forward`, without the batch."""
+        return {"image": (3, self.out_size, self.out_size)}
+
     @field_validator("out_size")
     @classmethod
     def _size_is_a_power_of_two(cls, size: int) -> int:

@@ -44,6 +44,11 @@ class Config(Frozen):
     narrow: float = 1
     interpolation_mode: Interpolation = "bilinear"
 
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every input of `forward` that inference needs, without the batch."""
+        return {"styles": (self.num_style_feat,)}
+
     @field_validator("out_size")
     @classmethod
     def _size_is_a_power_of_two(cls, size: int) -> int:
