@@ -87,6 +87,10 @@ TOLERANCES = {
     "metric": Tolerance(2e-5, 1e-5),
     # NIQE picks its shapes from a table in steps of 0.001: a last bit elsewhere can move one by a step; measured 8e-5
     "niqe": Tolerance(2e-4, 0.0),
+    # softmax of logits in the hundreds: their rounding is the error of the probability
+    "probability": Tolerance(0.0, 1e-4),
+    # a least-median fit of five points in float64
+    "matrix": Tolerance(1e-6, 1e-6),
 }
 
 TOLERANCES["averaged_picture"] = Tolerance(1e-4, 0.0)  # a few hundredths of each step's difference reach the average
