@@ -21,7 +21,7 @@ COMMANDS = {
     "predict-video": ("ppgan_fr.predict_video", "restore a video"),
     "export": ("ppgan_fr.export", "write an inference model"),
     "convert": ("ppgan_fr.convert", "turn a torch checkpoint into .pdparams"),
-    "make-faces": ("ppgan_fr.data.make_faces", "synthetic faces and their latent codes"),
+    "make-faces": ("ppgan_fr.make_faces", "synthetic faces and their latent codes"),
     "degrade": ("ppgan_fr.data.degrade_faces", "degraded partners of a folder of faces"),
     "sample": ("ppgan_fr.data.sample_faces", "draw a training and a validation set"),
     "make-components": ("ppgan_fr.data.make_components", "eye and mouth boxes of a folder of faces"),
