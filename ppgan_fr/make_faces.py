@@ -1,13 +1,12 @@
 """Synthetic FFHQ-aligned faces with their latent codes, drawn by MobileStyleGAN.
 
-The prior's weights are not shipped; `tools/third_party/mobile_stylegan.py` fetches and converts them. Face i of seed s is always
-the same picture, whatever the count, so a folder can be continued.
+The prior's weights are not shipped; `tools/third_party/mobile_stylegan.py` fetches and converts them. Face i of seed s
+is always the same picture, whatever the count, so a folder can be continued.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +96,8 @@ def face_maker(weights: str, size: int) -> FaceMaker:
     from ppgan_fr.weights import from_torch, load_npz
 
     if not Path(weights).exists():
-        raise FacesError(
-            f"{weights}: not there; python tools/third_party/mobile_stylegan.py --output {weights} makes it"
-        )
+        how = f"python tools/third_party/mobile_stylegan.py --output {weights}"
+        raise FacesError(f"{weights}: not there; make it with: {how}")
     network = mobile_stylegan.build(mobile_stylegan.Config(out_size=size))
     network.eval()
     from_torch(network, load_npz(weights))
@@ -121,7 +119,7 @@ def write_beside(path: Path, write) -> None:
     beside = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         write(beside)
-        os.replace(beside, path)
+        beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise FacesError(f"{path}: {error.strerror}") from None

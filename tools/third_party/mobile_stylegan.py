@@ -2,15 +2,15 @@
 
     python tools/third_party/mobile_stylegan.py --output weights/mobile_stylegan.npz
 
-The package (random-face 2021.7.21.1, Apache-2.0) is fetched with `pip download --no-deps` unless `--wheel` names it. Its network was
-distilled from StyleGAN2-FFHQ, whose own weights are for non-commercial use. Only the XML and the raw constants are read.
+The package (random-face 2021.7.21.1, Apache-2.0) is fetched with `pip download --no-deps` unless `--wheel` names it. Its
+network was distilled from StyleGAN2-FFHQ, whose own weights are for non-commercial use. Only the XML and the raw
+constants are read.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -76,10 +76,10 @@ class Graph:
 
 
 def synthesis_state(graph: Graph) -> dict[str, np.ndarray]:
-    """Parameters of the synthesis network under their own names, with the folded ones (`weight`, `noise`) named after them.
+    """Parameters of the synthesis network under their own names; folded ones are named `weight` and `noise`.
 
-    The graph stores the pointwise weights already demodulated (a constant, since the demodulation does not depend on the style)
-    and the noise already multiplied by its strength.
+    The graph stores the pointwise weights already demodulated (a constant, since the demodulation does not depend on
+    the style) and the noise already multiplied by its strength.
     """
     state = {name[2:]: value for name, value in graph.named_constants(r"^m\..*").items()}
     for key in graph.of_type("Add"):
@@ -182,7 +182,7 @@ def main() -> None:
     beside = arguments.output.with_name(arguments.output.name + ".part")
     with beside.open("wb") as file:
         np.savez(file, **state)
-    os.replace(beside, arguments.output)
+    beside.replace(arguments.output)
     print(f"{arguments.output}: {len(state)} arrays, {sum(v.size for v in state.values()):,} numbers")
 
 
