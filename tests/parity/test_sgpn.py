@@ -21,6 +21,7 @@ from ppgan_fr.face.types import Face
 from ppgan_fr.face.yolov5_face import found_faces, network_input
 from ppgan_fr.make_face_model import read_mat
 from tests.parity import reference
+from tests.parity.reference import once_per
 from tests.parity.tolerances import TOLERANCES, check
 
 pytestmark = pytest.mark.parity
@@ -77,7 +78,7 @@ def generator() -> sgpn.SGPN:
     return network
 
 
-@pytest.mark.parametrize("fixture", present("generator/generator.npz", "generator/sgpn_narrow.pth"))
+@once_per("fixture", present("generator/generator.npz", "generator/sgpn_narrow.pth"))
 def test_the_generator_restores_what_the_original_restores(fixture):
     want = arrays(fixture)
     network = generator()
@@ -94,7 +95,7 @@ def test_the_generator_restores_what_the_original_restores(fixture):
     check(image, want["out"], "sgpn_image", "out")
 
 
-@pytest.mark.parametrize("fixture", present("generator/generator.npz", "generator/sgpn_narrow.pth"))
+@once_per("fixture", present("generator/generator.npz", "generator/sgpn_narrow.pth"))
 def test_every_stage_of_the_decoder_answers_like_the_original(fixture):
     want = arrays(fixture)
     network = generator()
@@ -111,7 +112,7 @@ def test_every_stage_of_the_decoder_answers_like_the_original(fixture):
         check(seen[name], want[f"tap.{name}"], "sgpn_feature", name)
 
 
-@pytest.mark.parametrize("fixture", present("generator/generator.npz", "generator/sgpn_narrow.pth"))
+@once_per("fixture", present("generator/generator.npz", "generator/sgpn_narrow.pth"))
 def test_gradients_reach_every_parameter_of_the_generator(fixture):
     want = arrays(fixture)
     network = generator()
@@ -126,7 +127,7 @@ def test_gradients_reach_every_parameter_of_the_generator(fixture):
         assert np.linalg.norm(parameters[name].grad.numpy()) == pytest.approx(length, rel=1e-3, abs=1e-9), name
 
 
-@pytest.mark.parametrize("fixture", ["manifest.json"] if "generator" in MANIFEST else [])
+@once_per("fixture", ["manifest.json"] if "generator" in MANIFEST else [])
 def test_the_generator_has_the_names_and_shapes_of_the_checkpoint(fixture):
     about = MANIFEST["generator"]
     options = {name: about[name] for name in ("size", "narrow", "channel_multiplier", "enc_style_dim", "style_dim")}
@@ -138,7 +139,7 @@ def test_the_generator_has_the_names_and_shapes_of_the_checkpoint(fixture):
 # --- the shape network
 
 
-@pytest.mark.parametrize("fixture", present("recon/recon.npz", "recon/d3dfr_narrow.pth"))
+@once_per("fixture", present("recon/recon.npz", "recon/d3dfr_narrow.pth"))
 def test_the_shape_network_finds_the_coefficients_of_the_original(fixture):
     want = arrays(fixture)
     about = MANIFEST["recon"]
@@ -154,7 +155,7 @@ def test_the_shape_network_finds_the_coefficients_of_the_original(fixture):
 # --- the detector
 
 
-@pytest.mark.parametrize("fixture", present("yolov5face/yolov5face.npz", "yolov5face/yolov5face_narrow.pth"))
+@once_per("fixture", present("yolov5face/yolov5face.npz", "yolov5face/yolov5face_narrow.pth"))
 def test_the_detector_predicts_what_the_original_predicts(fixture):
     want = arrays(fixture)
     about = json.loads((ROOT / "yolov5face/manifest.json").read_text())
@@ -170,7 +171,7 @@ def test_the_detector_predicts_what_the_original_predicts(fixture):
     check(predictions, want["pred"], "sgpn_detector", "pred")
 
 
-@pytest.mark.parametrize("fixture", present("yolov5m_face_full_keys.json"))
+@once_per("fixture", present("yolov5m_face_full_keys.json"))
 def test_the_medium_detector_has_the_names_and_shapes_of_the_checkpoint(fixture):
     want = json.loads((ROOT / fixture).read_text())
     got = {name: list(value.shape) for name, value in yolov5_face.build(yolov5_face.Config()).state_dict().items()}
@@ -182,7 +183,7 @@ def _paddle_name(name: str) -> str:
     return name.replace("running_mean", "_mean").replace("running_var", "_variance")
 
 
-@pytest.mark.parametrize("fixture", keys("align/align.npz", "det.pred"))
+@once_per("fixture", keys("align/align.npz", "det.pred"))
 def test_detections_become_the_faces_of_the_original(fixture):
     want = arrays("align/align.npz")
     image, seen = want["det.image_bgr"], tuple(want["det.net_input_hw"])
@@ -213,7 +214,7 @@ def full_size(name: str) -> list[str]:
     return [name] if there else []
 
 
-@pytest.mark.parametrize("fixture", full_size("recon_resnet50"))
+@once_per("fixture", full_size("recon_resnet50"))
 def test_the_full_size_shape_network_finds_the_coefficients_of_the_original(fixture):
     state, want = full_size_state(f"{fixture}_keys.json")
     network = d3dfr.build(d3dfr.Config())
@@ -224,7 +225,7 @@ def test_the_full_size_shape_network_finds_the_coefficients_of_the_original(fixt
     check(got, want["coeff"], "sgpn_coefficients", "coeff")
 
 
-@pytest.mark.parametrize("fixture", full_size("sgpn_512"))
+@once_per("fixture", full_size("sgpn_512"))
 def test_the_full_size_generator_restores_what_the_original_restores(fixture):
     state, want = full_size_state(f"{fixture}_keys.json")
     network = sgpn.build(sgpn.Config())
@@ -249,7 +250,7 @@ def geometry_keys(*names: str) -> list[str]:
     return keys(GEOMETRY, *names) if WITH_MODEL else []
 
 
-@pytest.mark.parametrize("fixture", present(MODEL) if "geometry" in MANIFEST else [])
+@once_per("fixture", present(MODEL) if "geometry" in MANIFEST else [])
 def test_the_matlab_face_model_is_read(fixture):
     model = fixture_model()
     assert len(model.mean_shape) == MANIFEST["geometry"]["n_vertices"]
@@ -258,7 +259,7 @@ def test_the_matlab_face_model_is_read(fixture):
     assert [set(row) for row in ours] == [set(row) for row in model.triangles_around]
 
 
-@pytest.mark.parametrize(
+@once_per(
     "fixture",
     geometry_keys(
         "vs", "vs_t", "rotation_applied_as_v_at_R", "normals", "texture", "color", "gray_color", "lms_proj",
@@ -300,8 +301,8 @@ def assert_same_raster(buffers, want: dict[str, np.ndarray], prefix: str) -> Non
         assert (buffers.face != want[f"{prefix}.p3d_pix_to_face"])[certain].sum() == 0
 
 
+@once_per("fixture", faces_of(GEOMETRY) if WITH_MODEL else [])
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("fixture", faces_of(GEOMETRY) if WITH_MODEL else [])
 def test_the_rasteriser_sees_the_same_triangle_at_every_pixel_of_a_face(fixture, engine):
     want, prefix = arrays(GEOMETRY), fixture.split("::")[1]
     side = want[f"{prefix}.pix_to_face"].shape
@@ -311,7 +312,7 @@ def test_the_rasteriser_sees_the_same_triangle_at_every_pixel_of_a_face(fixture,
     )
 
 
-@pytest.mark.parametrize("fixture", faces_of(GEOMETRY) if WITH_MODEL else [])
+@once_per("fixture", faces_of(GEOMETRY) if WITH_MODEL else [])
 def test_coefficients_cover_the_pixels_of_the_original(fixture):
     want, prefix = arrays(GEOMETRY), fixture.split("::")[1]
     model = fixture_model()
@@ -321,8 +322,8 @@ def test_coefficients_cover_the_pixels_of_the_original(fixture):
     assert (buffers.face != expected)[~ambiguous(want[f"{prefix}.ambiguous"], expected.shape)].sum() == 0
 
 
+@once_per("fixture", keys("raster/soup.npz", "square.pix_to_face", "wide.pix_to_face"))
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("fixture", keys("raster/soup.npz", "square.pix_to_face", "wide.pix_to_face"))
 def test_the_rasteriser_copes_with_degenerate_duplicate_and_hidden_triangles(fixture, engine):
     want, prefix = arrays("raster/soup.npz"), fixture.split("::")[1].split(".")[0]
     side = want[f"{prefix}.pix_to_face"].shape
@@ -330,7 +331,7 @@ def test_the_rasteriser_copes_with_degenerate_duplicate_and_hidden_triangles(fix
     assert_same_raster(buffers, want, prefix)
 
 
-@pytest.mark.parametrize("fixture", geometry_keys("rendered_img"))
+@once_per("fixture", geometry_keys("rendered_img"))
 def test_the_rendered_picture_is_the_originals(fixture):
     want, model = arrays(GEOMETRY), fixture_model()
     for index, (vector, expected) in enumerate(zip(want["coeff"], want["rendered_img"])):
@@ -340,7 +341,7 @@ def test_the_rendered_picture_is_the_originals(fixture):
         check(picture[certain], expected[..., :3][certain], "sgpn_picture", "picture")
 
 
-@pytest.mark.parametrize("fixture", geometry_keys("im_3DRec.sub4", "im_3DRec_gray.sub4"))
+@once_per("fixture", geometry_keys("im_3DRec.sub4", "im_3DRec_gray.sub4"))
 def test_the_rendering_goes_back_into_the_crop(fixture):
     key = fixture.split("::")[1]
     want, model = arrays(GEOMETRY), fixture_model()
@@ -361,7 +362,7 @@ def test_the_rendering_goes_back_into_the_crop(fixture):
 # --- the same in Paddle, with gradients
 
 
-@pytest.mark.parametrize("fixture", geometry_keys("rendered_img", "rendered_img_gray", "lms_proj", "color"))
+@once_per("fixture", geometry_keys("rendered_img", "rendered_img_gray", "lms_proj", "color"))
 def test_the_differentiable_renderer_draws_the_same(fixture):
     key = fixture.split("::")[1]
     want = arrays(GEOMETRY)
@@ -375,9 +376,7 @@ def test_the_differentiable_renderer_draws_the_same(fixture):
         check(got[index][certain], expected[certain][:, :3], "sgpn_picture", key)
 
 
-@pytest.mark.parametrize(
-    "fixture", geometry_keys("grad.coeff_from_image", "grad.coeff_from_lms", "grad.coeff_from_color")
-)
+@once_per("fixture", geometry_keys("grad.coeff_from_image", "grad.coeff_from_lms", "grad.coeff_from_color"))
 def test_gradients_reach_the_coefficients_through_the_rendering(fixture):
     key = fixture.split("::")[1]
     want = arrays(GEOMETRY)
@@ -400,21 +399,21 @@ def test_gradients_reach_the_coefficients_through_the_rendering(fixture):
 ALIGN = "align/align.npz"
 
 
-@pytest.mark.parametrize("fixture", keys(ALIGN, "reference_5pts_512", "lm3d_5"))
+@once_per("fixture", keys(ALIGN, "reference_5pts_512", "lm3d_5"))
 def test_reference_landmarks_are_the_originals(fixture):
     key = fixture.split("::")[1]
     got = SGPN_512.array() if key == "reference_5pts_512" else guide.STANDARD_LANDMARKS
     check(got, arrays(ALIGN)[key], "sgpn_alignment", key)
 
 
-@pytest.mark.parametrize("fixture", present("BFM/similarity_Lm3D_all.mat"))
+@once_per("fixture", present("BFM/similarity_Lm3D_all.mat"))
 def test_the_standard_landmarks_are_those_of_the_published_file(fixture):
     loadmat = pytest.importorskip("scipy.io").loadmat
     got = guide.standard_landmarks(loadmat(ROOT / fixture)["lm"])
     np.testing.assert_array_equal(got, guide.STANDARD_LANDMARKS)
 
 
-@pytest.mark.parametrize("fixture", keys(ALIGN, "umeyama_to_ref", "umeyama_reflection_case.T"))
+@once_per("fixture", keys(ALIGN, "umeyama_to_ref", "umeyama_reflection_case.T"))
 def test_similarities_are_the_originals(fixture):
     want = arrays(ALIGN)
     if fixture.endswith("case.T"):
@@ -425,7 +424,7 @@ def test_similarities_are_the_originals(fixture):
         check(similarity(source, target, "umeyama"), matrix[:2], "sgpn_alignment", "matrix")
 
 
-@pytest.mark.parametrize("fixture", keys(ALIGN, "d3dfr_target5p"))
+@once_per("fixture", keys(ALIGN, "d3dfr_target5p"))
 def test_the_crop_of_the_shape_network_is_the_originals(fixture):
     want = arrays(ALIGN)
     for points, target, there, back in zip(
@@ -452,7 +451,7 @@ def scene_faces(want: dict[str, np.ndarray]) -> list[Face]:
     return [Face(np.array([0, 0, s, s], np.float32), points, 1.0) for s, points in zip(sizes, want["paste.kpss"])]
 
 
-@pytest.mark.parametrize("fixture", keys(ALIGN, "paste.result_bgr"))
+@once_per("fixture", keys(ALIGN, "paste.result_bgr"))
 def test_the_demos_own_order_gives_the_demos_photo(fixture):
     want = arrays(ALIGN)
     got = guide.restore_in_turn(want["paste.scene_bgr"], scene_faces(want), stand_in)
@@ -461,7 +460,7 @@ def test_the_demos_own_order_gives_the_demos_photo(fixture):
     assert np.percentile(difference, 99.9) < 20
 
 
-@pytest.mark.parametrize("fixture", keys(ALIGN, "paste.crop0.sub4"))
+@once_per("fixture", keys(ALIGN, "paste.crop0.sub4"))
 def test_the_pipeline_cuts_and_pastes_like_the_demo(fixture):
     want = arrays(ALIGN)
     faces = scene_faces(want)
@@ -472,7 +471,7 @@ def test_the_pipeline_cuts_and_pastes_like_the_demo(fixture):
     assert np.abs(got.image.astype(int) - want["paste.result_bgr"]).mean() < TOLERANCES["sgpn_photo"].atol
 
 
-@pytest.mark.parametrize("fixture", keys(ALIGN, "paste.mask_row256"))
+@once_per("fixture", keys(ALIGN, "paste.mask_row256"))
 def test_the_mask_of_the_demo_is_the_originals(fixture):
     from ppgan_fr.face.paste import paste_sgpn
     from ppgan_fr.face.types import AlignedFace
