@@ -202,6 +202,9 @@ class _NumpyDtype:
         return np.dtype(code.lstrip("<>=|")).newbyteorder(">" if self.order == ">" else "<")
 
 
+_STATEFUL = {_OrderedDict, _DefaultDict, _ScriptObject, _Ignored, _NumpyArray, _NumpyDtype}
+
+
 def _numpy_scalar(dtype, raw):
     return np.frombuffer(_as_bytes(raw), dtype=dtype.numpy())[0].item()
 
@@ -293,14 +296,21 @@ class _Unpickler(pickle._Unpickler):
             return found
         if self._script and (module == "__torch__" or module.startswith("__torch__.")):
             return _ScriptObject
-        raise WeightsError(
-            f"it wants to use '{module}.{name}', which weights do not need; refused, nothing was executed"
-        )
+        raise WeightsError(f"it asks for '{module}.{name}', which weights do not need; refused, nothing was executed")
 
     def persistent_load(self, reference):
         if self._storages is None:
             raise WeightsError("it refers to storages outside itself")
         return self._storages(reference)
+
+    def _build(self):
+        # the base class would let a file set attributes of anything on the stack, our functions and classes included
+        if type(self.stack[-2]) not in _STATEFUL:
+            raise WeightsError("it sets the state of something that has none; refused, nothing was executed")
+        state = self.stack.pop()
+        self.stack[-1].__setstate__(state)
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: _build}
 
 
 def _unpickle(stream, names, storages=None, script=False):
@@ -321,6 +331,8 @@ def _plain(value, budget: _Budget, seen: dict[int, Any] | None = None):
         result: Any = value.array(budget)
     elif isinstance(value, _NumpyArray):
         result = value.value
+    elif isinstance(value, (_Ignored, _StorageType, _NumpyDtype, _Storage, _ScriptObject)):
+        result = None
     elif isinstance(value, dict):
         result = seen[id(value)] = {}
         result.update({key: _plain(item, budget, seen) for key, item in value.items()})
@@ -332,6 +344,9 @@ def _plain(value, budget: _Budget, seen: dict[int, Any] | None = None):
     return result
 
 
+_DAMAGE = (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, ValueError, OverflowError, MemoryError)
+
+
 @contextlib.contextmanager
 def _about(path: Path):
     """Names the file in every error, and turns the errors of reading into `WeightsError`."""
@@ -341,10 +356,10 @@ def _about(path: Path):
         raise WeightsError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
-    except (zipfile.BadZipFile, EOFError, struct.error) as error:
-        raise WeightsError(f"{path}: truncated or damaged ({error})") from None
     except RecursionError:
         raise WeightsError(f"{path}: nested too deeply") from None
+    except _DAMAGE as error:
+        raise WeightsError(f"{path}: truncated or damaged ({type(error).__name__}: {error})") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
 
@@ -372,7 +387,7 @@ def load_torch(path: str | os.PathLike) -> dict[str, np.ndarray | dict]:
             is_zip = file.read(4) == ZIP_MAGIC
         value = _read_zip(path) if is_zip else _read_legacy(path)
         if not isinstance(value, dict):
-            raise WeightsError(f"holds a {type(value).__name__}, not a dictionary of tensors")
+            raise WeightsError("its top level is no dictionary of tensors")
         return value
 
 
@@ -620,21 +635,28 @@ def assign(layer, state: dict[str, np.ndarray], shown: dict[str, str] | None = N
     shown = shown or {}
     problems = [f"missing: {shown.get(name, name)} {list(own[name].shape)}" for name in own if name not in state]
     problems += [f"unexpected: {shown.get(n, n)} {list(state[n].shape)}" for n in state if n not in own]
+    values = {}
     for name in own:
         if name not in state:
             continue
-        array, label = state[name], shown.get(name, name)
-        if list(array.shape) != list(own[name].shape):
-            problems.append(f"shape: {label} is {list(array.shape)}, the network has {list(own[name].shape)}")
-        elif array.dtype.kind in "fc" and not np.isfinite(array).all():
-            problems.append(f"not finite: {label} has {int((~np.isfinite(array)).sum())} NaN or infinite values")
+        label, shape, given = shown.get(name, name), list(own[name].shape), list(state[name].shape)
+        if given != shape:
+            problems.append(f"shape: {label} is {given}, the network has {shape}")
+            continue
+        values[name] = _cast(state[name], str(own[name].dtype).removeprefix("paddle."))
+        if values[name].dtype.kind == "f" and not np.isfinite(values[name]).all():
+            count = int((~np.isfinite(values[name])).sum())
+            problems.append(f"not finite: {label} has {count} NaN or infinite values")
     if problems:
-        raise WeightsError(
-            "\n  ".join([f"the weights do not fit the network, {len(problems)} differences:", *problems])
-        )
-    for name, parameter in own.items():
-        dtype = str(parameter.dtype).replace("paddle.", "")
-        parameter.set_value(np.ascontiguousarray(state[name]).astype(dtype, copy=False).reshape(parameter.shape))
+        head = f"the weights do not fit the network, {len(problems)} differences:"
+        raise WeightsError("\n  ".join([head, *problems]))
+    for name, value in values.items():
+        own[name].set_value(value)
+
+
+def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, and is reported as such
+        return np.ascontiguousarray(array).reshape(array.shape).astype(dtype, copy=False)
 
 
 # --- Paddle ----------------------------------------------------------------------------------------------------------
@@ -722,7 +744,10 @@ def _paddle_tensors(value):
 
 
 def _widen(value):
+    """Half precision -> float32; Paddle stores bfloat16 as uint16, a type that its tensors do not have."""
     if isinstance(value, np.ndarray):
+        if value.dtype == np.uint16:
+            return (value.astype(np.uint32) << 16).view(np.float32)
         return value.astype(np.float32) if value.dtype == np.float16 else value
     if isinstance(value, dict):
         return {key: _widen(item) for key, item in value.items()}

@@ -1,7 +1,7 @@
-"""What every network must do: be built small, run, give gradients, survive saving and loading, keep safe attribute names.
+"""What every network must do: be built small, run, give gradients, survive saving and loading, have safe names.
 
-A new file in `archs/` is tested from the moment it is there; `SMALL` only makes it quick, `INPUTS` is for files whose `Config`
-has no `inputs`.
+A new file in `archs/` is tested from the moment it is there; `SMALL` only makes it quick, `INPUTS` is for files whose
+`Config` has no `inputs`.
 """
 
 from __future__ import annotations
