@@ -9,15 +9,19 @@ move (neither does it there with blur 0).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from ppgan_fr.face.align import named_template, similarity
 from ppgan_fr.face.face_model import EXPRESSION, IDENTITY, TEXTURE, FaceModel
 from ppgan_fr.face.raster import pixel_centres, rasterize
+from ppgan_fr.face.sgpn import shape_crop_points
 from ppgan_fr.face.shape3d import AMBIENT, CAMERA_DISTANCE, FOCAL, GRAY, IMAGE_SIZE
+from ppgan_fr.face.synthetic_model import load_face_model
 
 PARTS = {"identity": IDENTITY, "expression": EXPRESSION, "texture": TEXTURE, "angles": 3, "light": 27, "translation": 3}
 
@@ -216,3 +220,54 @@ def warp_affine(pictures: Tensor, matrix: np.ndarray, size: int) -> Tensor:
     grid = np.stack([2 * u / (width - 1) - 1, 2 * v / (height - 1) - 1], axis=-1).astype(np.float32)
     grid = paddle.to_tensor(grid).unsqueeze(0).expand([pictures.shape[0], -1, -1, -1])
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+class ShapeGuide(nn.Layer):
+    """Between aligned crops and the shape network: its view of them, and the rendering put back.
+
+    Training pictures are aligned, so their landmarks are taken to lie where the template has them.
+    """
+
+    def __init__(self, model: FaceModel, template: str, size: int):
+        super().__init__()
+        self.size = size
+        self.renderer = FaceRenderer(model)
+        aligned = named_template(template)
+        landmarks = (aligned.array() + 0.5) * (size / aligned.size) - 0.5
+        self.targets = shape_crop_points(landmarks, size)
+        self._to_view = similarity(landmarks, self.targets, "umeyama")
+        self._to_crop = similarity(self.targets, landmarks, "umeyama")
+
+    def view(self, crops: Tensor) -> Tensor:
+        """Crops (N, 3, S, S) RGB in [-1, 1] -> what the shape network sees, (N, 3, 224, 224) in [0, 1]."""
+        return warp_affine(crops, self._to_view, IMAGE_SIZE) * 0.5 + 0.5
+
+    def put_back(self, drawn: Rendering) -> Tensor:
+        """A rendering -> (N, 3, S, S) RGB in [-1, 1], -1 outside the face."""
+        both = warp_affine(paddle.concat([drawn.picture / 255, drawn.mask], axis=1), self._to_crop, self.size)
+        return both[:, :3] * both[:, 3:] * 2 - 1
+
+    def landmark_distance(self, drawn: Rendering) -> Tensor:
+        """Mean squared distance in pixels of the five drawn landmarks to the template's, over batch and points."""
+        points = drawn.landmarks
+        eyes = [(points[:, a] + points[:, b]) / 2 for a, b in ((36, 39), (42, 45))]
+        five = paddle.stack([*eyes, points[:, 30], points[:, 48], points[:, 54]], axis=1)
+        # Drawn points count from the corner of the first pixel, the template's from its centre.
+        targets = paddle.to_tensor((self.targets + 0.5).astype(np.float32))
+        return (five - targets).square().sum(axis=2).mean()
+
+    def colour_distance(self, drawn: Rendering, crops: Tensor) -> Tensor:
+        """Mean length of the colour difference of drawing and picture, in [0, 1], over the face's pixels."""
+        difference = (drawn.picture / 255 - self.view(crops)).square().sum(axis=1, keepdim=True)
+        length = paddle.sqrt(difference + 1e-12) * drawn.mask
+        return length.sum() / paddle.clip(drawn.mask.sum(), min=1.0)
+
+
+def shape_guide(face_model: str | Path, template: str, size: int) -> ShapeGuide:
+    """The guide for a face model file, or for "synthetic".
+
+    Raises:
+        FaceModelError: the file is missing or damaged.
+        AlignError: there is no such template.
+    """
+    return ShapeGuide(load_face_model(face_model), template, size)

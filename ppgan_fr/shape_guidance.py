@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ppgan_fr.config import ConfigError, Pipeline, build, find_file
-from ppgan_fr.face.face_model import FaceModel, FaceModelError, read_face_model
+from ppgan_fr.face.face_model import FaceModel, FaceModelError
 from ppgan_fr.face.sgpn import shape_guided_restorer
 from ppgan_fr.face.shape3d import COEFFICIENTS, IMAGE_SIZE
 from ppgan_fr.face.spec import ModelSpec, TensorSpec
+from ppgan_fr.face.synthetic_model import load_face_model
 from ppgan_fr.face.types import Detect, Restore, Run
 from ppgan_fr.weights import WeightsError, load_into
 
@@ -82,6 +83,6 @@ def shape_run(pipeline: Pipeline) -> Run:
 
 def _face_model(path: str) -> FaceModel:
     try:
-        return read_face_model(find_file(path))
+        return load_face_model(find_file(path))
     except FaceModelError as error:
         raise FaceModelError(f"pipeline.face_model: {error}") from None

@@ -37,6 +37,7 @@ TABLE: dict[str, set[str]] = {
         "ppgan_fr.recipes",
         "ppgan_fr.archs",
         "ppgan_fr.losses",
+        "ppgan_fr.render",
         "ppgan_fr.train.recipe",
         "ppgan_fr.weights",
         "paddle",

@@ -9,9 +9,21 @@ looks like a mask, not like a person.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from ppgan_fr.face.face_model import EXPRESSION, IDENTITY, TEXTURE, FaceModel, triangles_around
+from ppgan_fr.face.face_model import (
+    EXPRESSION,
+    IDENTITY,
+    TEXTURE,
+    FaceModel,
+    read_face_model,
+    triangles_around,
+)
+
+SYNTHETIC = "synthetic"
+"""In place of a file name: the model below, made when it is asked for."""
 
 HALF_WIDTH, HALF_HEIGHT, DEPTH = 0.8, 1.05, 0.7
 """Decimetres."""
@@ -20,6 +32,15 @@ SHAPE_SPREAD, EXPRESSION_SPREAD, COLOUR_SPREAD = 0.04, 0.03, 14.0
 """Root mean square over all vertices of a random face's displacement (decimetres) and colour difference (of 255)."""
 LARGEST_PEAK = 3.0
 """A mode that moves little of the face (a nose) moves it by at most so many times the root mean square it may have."""
+
+
+def load_face_model(source: str | Path) -> FaceModel:
+    """The model of a file, or a small synthetic one for `"synthetic"`.
+
+    Raises:
+        FaceModelError: the file is missing or damaged.
+    """
+    return synthetic_model(63) if str(source) == SYNTHETIC else read_face_model(source)
 
 
 def synthetic_model(side: int = 101, seed: int = 0) -> FaceModel:
