@@ -87,6 +87,8 @@ TOLERANCES = {
     "metric": Tolerance(2e-5, 1e-5),
     # NIQE picks its shapes from a table in steps of 0.001: a last bit elsewhere can move one by a step; measured 8e-5
     "niqe": Tolerance(2e-4, 0.0),
+    # norms that the reference summed in float32 over up to 17 million entries: off by 1.7e-3 there, in float64 here
+    "gradient_norm": Tolerance(2e-3, 1e-7),
     # softmax of logits in the hundreds: their rounding is the error of the probability
     "probability": Tolerance(0.0, 1e-4),
     # a least-median fit of five points in float64
