@@ -43,7 +43,7 @@ TABLE: dict[str, set[str]] = {
         "paddle",
         "numpy",
     },
-    "deploy": FACE | {"deploy", "paddle", "onnxruntime", "yaml", "tqdm"},
+    "deploy": FACE | {"deploy", "ppgan_fr.inference", "paddle", "onnxruntime", "yaml", "tqdm"},
 }
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 

@@ -60,6 +60,10 @@ class ModelSpec:
     model_file: str = "inference.pdmodel"
     params_file: str = "inference.pdiparams"
     weights_sha256: str | None = None
+    engine: str | None = None
+    """Fastest engine of Paddle Inference that gave the eager network's answer on the processor of the export."""
+    engines: tuple[str, ...] = ()
+    """Every `engine/precision` that gave it there."""
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -106,6 +110,7 @@ def write_spec(spec: ModelSpec, directory: str | Path) -> Path:
     content = dataclasses.asdict(spec)
     content["inputs"] = [{**tensor, "shape": list(tensor["shape"])} for tensor in content["inputs"]]
     content["outputs"] = list(spec.outputs)
+    content["engines"] = list(spec.engines)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     beside.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     beside.replace(path)
@@ -142,8 +147,9 @@ def read_spec(directory: str | Path) -> ModelSpec:
                 )
                 for entry in content["inputs"]
             )
-        if "outputs" in content:
-            content["outputs"] = tuple(str(name) for name in content["outputs"])
+        for field in ("outputs", "engines"):
+            if field in content:
+                content[field] = tuple(str(name) for name in content[field])
         return ModelSpec(**content)
     except SpecError as error:
         raise SpecError(f"{path.parent}/{error}") from error

@@ -1,0 +1,511 @@
+"""A network and its weights become a folder that runs everywhere: `inference.*` and `inference.yml`.
+
+Nothing counts as exported before the files, loaded again by Paddle Inference in a process of their own, gave the eager
+network's answer: batches of several sizes, each twice. An engine that cannot run the network, or answers differently,
+is not offered; when Paddle's own kernels answer differently, the export fails and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppgan_fr import __version__
+from ppgan_fr.cli import add_config_arguments
+from ppgan_fr.config import CHECKOUT, PACKAGE, Config, ConfigError, build, find_file, load_config
+from ppgan_fr.face.spec import ModelSpec, TensorSpec, write_spec
+from ppgan_fr.inference import offered
+from ppgan_fr.weights import WeightsError, from_torch, load_into, load_npz
+
+BATCHES = (1, 4)
+"""Sizes that are compared, each twice."""
+BF16_PSNR = 50.0
+"""bfloat16 is offered when the answers differ by less than this many decibels."""
+REVISION = 1
+"""Raised when the same network and weights would be exported differently: cached exports are made anew."""
+_UNUSED_SECTIONS = ("recipe", "data", "train", "evaluate")
+
+_YUNET_OUTPUTS = tuple(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32))
+_NO_FACE: dict[str, Any] = {"template": "none", "mask": "none"}
+
+
+def _image(*shape: int) -> tuple[TensorSpec, ...]:
+    return (TensorSpec("image", (-1, 3, *shape)),)
+
+
+HELPERS: dict[str, ModelSpec] = {
+    "yunet": ModelSpec("yunet", "detector", _image(-1, -1), _YUNET_OUTPUTS, None, 0.0, 1.0, "BGR", **_NO_FACE),
+    "onet": ModelSpec("onet", "landmarks", _image(48, 48), ("points", "box", "face"), 48, 127.5, 128.0, **_NO_FACE),
+    "sface": ModelSpec("sface", "embedding", _image(112, 112), ("embedding",), 112, 0.0, 1.0, **_NO_FACE),
+    "parsenet": ModelSpec("parsenet", "parser", _image(512, 512), ("logits",), 512, **_NO_FACE),
+    "d3dfr": ModelSpec("d3dfr", "coefficients", _image(224, 224), ("coefficients",), 224, 0.0, 255.0, **_NO_FACE),
+}
+"""Networks beside the restorers, and how pictures go into them."""
+
+
+class ExportError(ValueError):
+    """The network cannot be exported, or the exported one does not answer like it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one engine made of the exported network."""
+
+    engine: str
+    precision: str
+    difference: float = float("nan")
+    """Largest, relative to the larger of 1 and the largest value of the eager network."""
+    psnr: float = float("nan")
+    seconds: float = float("inf")
+    """One picture, second call."""
+    wrong: str | None = None
+    """Why it is not offered."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `ppgan-fr export`."""
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports what the configuration names to `export.dir` (default `inference/<name>`)."""
+    config = load_config(args.config, args.override, without=_UNUSED_SECTIONS)
+    directory, checks = export(config)
+    for check in checks:
+        print(describe(check))  # noqa: T201
+    print(f"exported: {directory}")  # noqa: T201
+    return 0
+
+
+def describe(check: Check) -> str:
+    """One line for people."""
+    name = f"{check.engine:<9} {check.precision}"
+    if check.wrong is not None:
+        return f"{name}  not offered: {check.wrong}"
+    return f"{name}  largest difference {check.difference:.1e}, {check.psnr:.0f} dB, {check.seconds:.3f} s"
+
+
+def export(config: Config) -> tuple[Path, list[Check]]:
+    """Writes and checks the inference model of `config.generator`.
+
+    Returns:
+        The folder, and what each engine of this build made of it.
+
+    Raises:
+        ConfigError: there are no weights for a network that has none of its own.
+        WeightsError: the weights are missing or belong to another network.
+        ExportError: the network cannot be exported, or the exported one answers differently.
+    """
+    weights = None if config.weights is None else find_file(config.weights)
+    network = load_network(config.generator, weights)
+    target = Path(config.export.dir or Path("inference") / config.name)
+    spec = spec_of(config, network, weights)
+    return target, write_checked(network, spec, target, config)
+
+
+def load_network(section: Any, weights: Path | None) -> Any:
+    """Builds a network and loads its weights, ready to restore.
+
+    Args:
+        section: `generator` of a configuration.
+        weights: `.pdparams`, a torch checkpoint, or an `.npz` as in `weights/`; None: the one shipped for this network.
+
+    Raises:
+        ConfigError: nothing was given, and the package ships no weights for it.
+        WeightsError: the file cannot be read or does not fit.
+    """
+    network = build(section)
+    if weights is None:
+        weights = CHECKOUT / "weights" / f"{section.arch}.npz"
+        if not weights.is_file():
+            raise ConfigError("weights: none given; pass -o weights=FILE or set it in the configuration")
+    if not weights.is_file():
+        raise WeightsError(f"{weights}: no such file")
+    if weights.suffix == ".npz":
+        module = importlib.import_module(type(section).__module__)
+        state = load_npz(weights)
+        from_torch(network, module.expand(state) if hasattr(module, "expand") else state)
+    else:
+        load_into(network, weights)
+    network.eval()
+    return network
+
+
+def spec_of(config: Config, network: Any, weights: Path | None) -> ModelSpec:
+    """What `inference.yml` will say, before any engine was tried."""
+    section, pipeline = config.generator, config.pipeline
+    checksum = sha256_of(weights) if weights is not None else None
+    if section.arch in HELPERS:
+        return dataclasses.replace(HELPERS[section.arch], weights_sha256=checksum, **_files(config))
+    shapes = dict(getattr(section, "inputs", {}))
+    if not shapes:
+        side = getattr(section, "out_size", pipeline.size)
+        shapes = {"lq": (3, side, side)}
+    if "fidelity" in inspect.signature(network.forward).parameters and config.export.fidelity is None:
+        shapes.setdefault("fidelity", (1, 1, 1))
+    batch = config.export.batch_size
+    return ModelSpec(
+        arch=section.arch,
+        inputs=tuple(TensorSpec(name, (batch, *shape)) for name, shape in shapes.items()),
+        size=next(iter(shapes.values()))[-1],
+        template=pipeline.template,
+        mask=pipeline.mask,
+        weights_sha256=checksum,
+        **_files(config),
+    )
+
+
+def _files(config: Config) -> dict[str, str]:
+    return {"model_file": f"inference.{config.export.format}", "params_file": "inference.pdiparams"}
+
+
+def write_checked(
+    network: Any,
+    spec: ModelSpec,
+    target: Path,
+    config: Config,
+    *,
+    batches: Sequence[int] = BATCHES,
+    first_is_enough: bool = False,
+) -> list[Check]:
+    """Saves a network beside `target`, compares it with the eager one, and only then puts it in place.
+
+    Args:
+        network: in evaluation mode.
+        spec: of `spec_of`.
+        target: export folder; files of an earlier export there are replaced, others stay.
+        config: its `export` section says how.
+        batches: sizes to compare.
+        first_is_enough: stop at the first engine, fastest first, that answers right.
+
+    Raises:
+        ExportError: see `export`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        save(network, spec, folder, fidelity=config.export.fidelity)
+        write_spec(spec, folder)
+        if config.export.batch_size > 0:
+            batches = (config.export.batch_size,)
+        checks = compare(network, spec, folder, config.export, batches, first_is_enough)
+        good = [check for check in checks if check.wrong is None and check.precision == "fp32"]
+        if not good or any(check.engine == "paddle" and check.wrong for check in checks):
+            reasons = "; ".join(f"{check.engine} {check.precision}: {check.wrong}" for check in checks if check.wrong)
+            raise ExportError(f"{target}: the exported network does not answer like the eager one ({reasons})")
+        spec = dataclasses.replace(
+            spec,
+            engine=min(good, key=lambda check: check.seconds).engine,
+            engines=tuple(f"{check.engine}/{check.precision}" for check in checks if check.wrong is None),
+        )
+        write_spec(spec, folder)
+        folder.chmod(0o755)
+        _put_in_place(folder, target)
+        return checks
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def save(network: Any, spec: ModelSpec, folder: Path, *, fidelity: float | None = None) -> None:
+    """Writes the inference model.
+
+    Raises:
+        ExportError: Paddle cannot trace the network.
+    """
+    import paddle
+
+    layer = _exported(network, len(spec.inputs), len(spec.outputs), fidelity)
+    inputs = [
+        paddle.static.InputSpec([None if side < 0 else side for side in tensor.shape], tensor.dtype, tensor.name)
+        for tensor in spec.inputs
+    ]
+    legacy = spec.model_file.endswith(".pdmodel")
+    try:
+        with paddle.pir_utils.OldIrGuard() if legacy else contextlib.nullcontext():
+            paddle.jit.save(layer, str(folder / "inference"), input_spec=inputs)
+    except OSError:
+        raise
+    except Exception as error:  # tracing runs the network's own code, and every operator has its own exception
+        raise ExportError(f"{spec.arch}: cannot be exported ({' '.join(str(error).split())[:300]})") from error
+    (folder / "inference.pdiparams.info").unlink(missing_ok=True)
+
+
+def _exported(network: Any, inputs: int, outputs: int, fidelity: float | None) -> Any:
+    """The network with only the first `outputs` of its answers, and with its knob set when `fidelity` is given."""
+    from paddle import nn
+
+    options = {} if fidelity is None else {"fidelity": fidelity}
+
+    class Exported(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def answer(self, *tensors):
+            answer = self.network(*tensors, **options)
+            if not isinstance(answer, (list, tuple)):
+                return answer
+            return answer[0] if outputs == 1 else list(answer)[:outputs]
+
+    class OneInput(Exported):  # tracing wants every input named in the signature
+        def forward(self, first):
+            return self.answer(first)
+
+    class TwoInputs(Exported):
+        def forward(self, first, second):
+            return self.answer(first, second)
+
+    class ThreeInputs(Exported):
+        def forward(self, first, second, third):
+            return self.answer(first, second, third)
+
+    layer = (OneInput, TwoInputs, ThreeInputs)[inputs - 1]()
+    layer.eval()
+    return layer
+
+
+def compare(
+    network: Any,
+    spec: ModelSpec,
+    folder: Path,
+    section: Any,
+    batches: Sequence[int] = BATCHES,
+    first_is_enough: bool = False,
+) -> list[Check]:
+    """Runs every engine of this build on seeded inputs, each in a process of its own, against the eager network.
+
+    Args:
+        network: eager, in evaluation mode.
+        spec: of the model in `folder`.
+        folder: an export folder.
+        section: `export` of a configuration: `tolerance`, `fidelity`.
+        batches: sizes to compare, each twice.
+        first_is_enough: stop at the first engine that answers right.
+    """
+    import paddle
+
+    inputs = {batch: example_inputs(spec, batch) for batch in batches}
+    layer = _exported(network, len(spec.inputs), len(spec.outputs), section.fidelity)
+    eager: dict[int, list[np.ndarray]] = {}
+    with paddle.no_grad():
+        for batch, arrays in inputs.items():
+            answer = layer(*(paddle.to_tensor(value) for value in arrays.values()))
+            eager[batch] = [item.numpy() for item in (answer if isinstance(answer, list) else [answer])]
+    checks = []
+    with tempfile.TemporaryDirectory(prefix="ppgan_fr_") as scratch:
+        given = Path(scratch) / "inputs.npz"
+        np.savez(
+            given, **{f"{batch}/{name}": value for batch, arrays in inputs.items() for name, value in arrays.items()}
+        )
+        for engine, precision in offered(spec.model_file):
+            if precision != "fp32" and spec.kind != "restorer":
+                continue
+            checks.append(_check(engine, precision, folder, given, eager, section.tolerance))
+            if first_is_enough and checks[-1].wrong is None:
+                break
+    return checks
+
+
+def example_inputs(spec: ModelSpec, batch: int) -> dict[str, np.ndarray]:
+    """Seeded arrays of the shapes and ranges that a network expects; sides that may vary are 96 and 64 pixels."""
+    rng = np.random.default_rng(batch)
+    arrays = {}
+    for tensor in spec.inputs:
+        free = iter((96, 64))
+        shape = (batch, *(next(free) if side < 0 else side for side in tensor.shape[1:]))
+        if tensor.name in ("fidelity", "coefficients"):
+            value = rng.uniform(0, 1, shape)
+        else:
+            value = (rng.uniform(0, 255, shape) - spec.mean) / spec.std
+        arrays[tensor.name] = value.astype(tensor.dtype)
+    return arrays
+
+
+def _check(
+    engine: str, precision: str, folder: Path, given: Path, eager: dict[int, list[np.ndarray]], tolerance: float
+) -> Check:
+    check = Check(engine, precision)
+    answers_file = given.with_name(f"{engine}_{precision}.npz")
+    command = [sys.executable, "-m", "ppgan_fr.inference", "--model_dir", str(folder), "--engine", engine]
+    command += ["--precision", precision, "--inputs", str(given), "--outputs", str(answers_file)]
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, errors="replace", check=False
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        ended = f"the process ended with signal {-done.returncode}"
+        reason = ended if done.returncode < 0 else lines[-1] if lines else "the process failed"
+        return dataclasses.replace(check, wrong=reason.replace(f"{folder}: ", "")[:300])
+    with np.load(answers_file, allow_pickle=False) as file:
+        answers = {key: file[key] for key in file.files}
+    answers_file.unlink()
+    return judge(check, answers, eager, tolerance)
+
+
+def judge(check: Check, answers: dict[str, np.ndarray], eager: dict[int, list[np.ndarray]], tolerance: float) -> Check:
+    """Compares the answers of one engine with the eager network's."""
+    worst, quality = 0.0, float("inf")
+    for batch, expected in eager.items():
+        if not answers[f"repeats/{batch}"]:
+            return dataclasses.replace(check, wrong="two runs on the same input differ")
+        for i, value in enumerate(expected):
+            got = answers.get(f"{batch}/{i}")
+            if got is None or got.shape != value.shape:
+                shape = None if got is None else got.shape
+                return dataclasses.replace(check, wrong=f"output {i} is {shape} instead of {value.shape}")
+            scale = max(1.0, float(np.abs(value).max()))
+            error = (got.astype(np.float64) - value) / scale
+            if not np.isfinite(error).all():
+                return dataclasses.replace(check, wrong=f"output {i} is not finite")
+            worst = max(worst, float(np.abs(error).max()))
+            quality = min(quality, psnr(error))
+    seconds = float(answers[f"seconds/{min(eager)}"])
+    check = dataclasses.replace(check, difference=worst, psnr=quality, seconds=seconds)
+    if check.precision == "fp32" and worst > tolerance:
+        return dataclasses.replace(check, wrong=f"largest difference {worst:.2g}, allowed {tolerance:g}")
+    if check.precision != "fp32" and quality < BF16_PSNR:
+        return dataclasses.replace(check, wrong=f"{quality:.1f} dB, {BF16_PSNR:g} are wanted")
+    return check
+
+
+def psnr(error: np.ndarray) -> float:
+    """Of a difference between pictures in [-1, 1], in decibels."""
+    mean_square = float(np.mean(np.square(error, dtype=np.float64)))
+    return float("inf") if mean_square == 0 else float(10 * np.log10(4 / mean_square))
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):
+        target.rmdir()  # an empty folder, made beforehand, is no obstacle
+    if not target.exists():
+        folder.rename(target)
+        return
+    if not target.is_dir():
+        raise ExportError(f"{target}: is a file, not a folder")
+    (target / "inference.yml").unlink(missing_ok=True)  # an interrupted replacement is no export at all
+    for stale in ("inference.pdmodel", "inference.json"):
+        if not (folder / stale).exists():
+            (target / stale).unlink(missing_ok=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.suffix == ".yml"):  # the description comes last
+        path.replace(target / path.name)
+
+
+# --- exported once, kept beside the weights --------------------------------------------------------------------------
+
+
+def cached_export(config: Config, weights: str | Path | None = None) -> Path:
+    """The export folder of a configuration and its weights, made on the first call and found again afterwards.
+
+    The folder's name is a checksum of weights, configuration, this package's networks and Paddle's version. Several
+    processes may call at once: one exports, the others wait. A process that is killed leaves no folder that looks
+    finished.
+
+    Args:
+        config: names the network.
+        weights: None: the configuration's, or else the ones that ship with the package.
+
+    Raises:
+        ConfigError, WeightsError, ExportError: as `export`.
+    """
+    given = weights if weights is not None else config.weights
+    path = CHECKOUT / "weights" / f"{config.generator.arch}.npz" if given is None else find_file(given)
+    if not path.is_file():
+        if given is None:
+            raise ConfigError("weights: none given; pass --weights FILE or set it in the configuration")
+        raise WeightsError(f"{path}: no such file")
+    name = f"{path.stem}-{cache_key(config, path)}"
+    for parent in cache_folders(path):
+        if (parent / name / "inference.yml").is_file():
+            return parent / name
+    parent = next(filter(_writable, cache_folders(path)), None)
+    if parent is None:
+        raise ExportError(f"{path.parent}: no folder can be written to keep the exported network; set XDG_CACHE_HOME")
+    target = parent / name
+    with _locked(parent / f"{name}.lock"):
+        if (target / "inference.yml").is_file():
+            return target
+        for left in parent.glob(f".{name}.*.part"):  # of a process that was killed: nobody else holds the lock
+            shutil.rmtree(left, ignore_errors=True)
+        print(f"{config.generator.arch}: exporting once for Paddle Inference, to {target}", file=sys.stderr)  # noqa: T201
+        network = load_network(config.generator, path)
+        spec = spec_of(config, network, path)
+        write_checked(network, spec, target, config, batches=(1, 2), first_is_enough=True)
+    return target
+
+
+def cache_folders(weights: Path) -> list[Path]:
+    """Where cached exports are looked for, and the first that can be written is where they are made."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [weights.resolve().parent / ".cache", user / "ppgan_fr", Path(tempfile.gettempdir()) / f"ppgan_fr-{_user()}"]
+
+
+def cache_key(config: Config, weights: Path) -> str:
+    """Changes whenever the exported network might."""
+    digest = hashlib.sha256(sha256_of(weights).encode())
+    said = (REVISION, __version__, _paddle_version(), config.generator, config.export.fidelity, config.export.format)
+    pipeline = config.pipeline
+    digest.update(repr((*said, pipeline.template, pipeline.mask, pipeline.size)).encode())
+    sources = [PACKAGE / "archs" / f"{config.generator.arch}.py", *sorted((PACKAGE / "archs").glob("_*.py"))]
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _paddle_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in ("paddlepaddle", "paddlepaddle-gpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return "unknown"
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else "user"
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an advisory lock that the system lifts when the process ends, however it ends."""
+    with path.open("a") as file:
+        try:
+            import fcntl
+        except ImportError:  # not on this system: the last rename wins, and every rename is of a finished folder
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,202 @@
+"""A network becomes an inference model that answers like it, or nothing at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from ppgan_fr import cli, export, weights
+from ppgan_fr.config import build, make_config
+from ppgan_fr.face.spec import read_spec
+from ppgan_fr.inference import EngineError, choose_engine, offered, paddle_run
+
+TREE = {
+    "name": "tiny",
+    "generator": {"arch": "gfpgan", "out_size": 32, "num_style_feat": 12, "narrow": 1 / 16, "num_mlp": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    paddle.seed(0)
+    network = build(make_config(TREE).generator)
+    for parameter in network.parameters():
+        if not parameter.stop_gradient:
+            parameter.set_value(parameter + 0.05 * paddle.randn(parameter.shape))
+    path = tmp_path_factory.mktemp("weights") / "tiny.pdparams"
+    weights.save(network, path)
+    return path
+
+
+def tiny(path, **options):
+    return make_config({**TREE, "weights": str(path), **options})
+
+
+@pytest.fixture(scope="module")
+def exported(weights_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "model"
+    return export.export(tiny(weights_file, export={"dir": str(folder)}))
+
+
+def test_every_engine_offered_answers_like_the_eager_network(exported, weights_file):
+    folder, _ = exported
+    spec = read_spec(folder)
+    network = export.load_network(tiny(weights_file).generator, weights_file)
+    assert {"paddle/fp32", "onednn/fp32"} <= set(spec.engines)
+    for name in spec.engines:
+        engine, precision = name.split("/")
+        run = paddle_run(folder, engine=engine, precision=precision, cpu_threads=1)
+        for batch in (3, 1):  # sizes that the export itself did not try, or not in this order
+            image = np.random.default_rng(batch).uniform(-1, 1, (batch, 3, 32, 32)).astype(np.float32)
+            first, second = run({"lq": image})[0], run({"lq": image})[0]
+            with paddle.no_grad():
+                eager = network(paddle.to_tensor(image))[0].numpy()
+            assert np.array_equal(first, second)
+            assert np.abs(first - eager).max() <= (1e-4 if precision == "fp32" else 0.1) * max(1, np.abs(eager).max())
+
+
+def test_the_default_engine_is_the_fastest_that_passed(exported):
+    folder, checks = exported
+    good = [check for check in checks if check.wrong is None and check.precision == "fp32"]
+    assert read_spec(folder).engine == min(good, key=lambda check: check.seconds).engine
+
+
+def test_nothing_but_the_model_lies_in_the_folder(exported):
+    folder, _ = exported
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "inference.pdiparams",
+        "inference.pdmodel",
+        "inference.yml",
+    ]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]
+
+
+def test_a_wrong_weight_makes_the_export_fail_and_leaves_nothing(weights_file, tmp_path, monkeypatch, capsys):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(f"name: tiny\ngenerator: {TREE['generator']}\n".replace("'", ""))
+    save = export.save
+
+    def save_with_a_mistake(network, *args, **options):
+        parameter = network.final_conv.weight if hasattr(network, "final_conv") else network.parameters()[0]
+        right = parameter.numpy().copy()
+        wrong = right.copy()
+        wrong.flat[0] += 0.5
+        parameter.set_value(wrong)
+        save(network, *args, **options)
+        parameter.set_value(right)
+
+    monkeypatch.setattr(export, "save", save_with_a_mistake)
+    monkeypatch.setattr(export, "offered", lambda model_file: [("paddle", "fp32")])
+    arguments = ["-c", str(config), "-o", f"weights={weights_file}", f"export.dir={tmp_path / 'model'}"]
+    assert cli.run_command("export", arguments) == 2
+    assert "does not answer like the eager one" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
+
+
+def test_an_engine_that_kills_its_process_is_not_offered(exported, tmp_path, monkeypatch):
+    folder, _ = exported
+    monkeypatch.setattr(export.sys, "executable", str(tmp_path / "crash"))
+    (tmp_path / "crash").write_text("#!/bin/sh\nkill -SEGV $$\n")
+    (tmp_path / "crash").chmod(0o755)
+    check = export._check("onednn", "fp32", folder, tmp_path / "inputs.npz", {}, 1e-4)
+    assert check.wrong == "the process ended with signal 11"
+
+
+def test_the_json_form_is_exported_too_and_openvino_refuses_it(weights_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "offered", lambda model_file: [("paddle", "fp32")])
+    folder, _ = export.export(tiny(weights_file, export={"dir": str(tmp_path / "json"), "format": "json"}))
+    spec = read_spec(folder)
+    assert spec.model_file == "inference.json"
+    assert (folder / "inference.json").is_file()
+    assert ("openvino", "fp32") not in offered(spec.model_file)
+    with pytest.raises(EngineError, match="reads .pdmodel only"):
+        paddle_run(folder, engine="openvino")
+
+
+def test_an_export_is_made_once_and_found_again(weights_file, tmp_path, monkeypatch):
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(weights_file.read_bytes())
+    first = export.cached_export(tiny(path))
+    assert first.parent == tmp_path / ".cache"
+    monkeypatch.setattr(export, "write_checked", lambda *_, **__: pytest.fail("exported twice"))
+    assert export.cached_export(tiny(path)) == first
+    with pytest.raises(pytest.fail.Exception):
+        export.cached_export(tiny(path, pipeline={"template": "sgpn_512"}))
+
+
+def test_processes_that_export_at_once_share_one_export_and_remains_are_removed(weights_file, tmp_path, monkeypatch):
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(weights_file.read_bytes())
+    config = tiny(path)
+    cache = tmp_path / ".cache"
+    cache.mkdir()
+    name = f"w-{export.cache_key(config, path)}"
+    killed = cache / f".{name}.abc.part"
+    killed.mkdir()
+    (killed / "inference.pdmodel").write_bytes(b"half")
+    made = []
+
+    def slowly(network, spec, target, *_, **__):
+        made.append(target)
+        target.mkdir()
+        (target / "inference.yml").write_text("arch: gfpgan\n")
+
+    monkeypatch.setattr(export, "write_checked", slowly)
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(export.cached_export(config))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [cache / name] * 3
+    assert made == [cache / name]
+    assert not killed.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_kept_in_the_users_folder(weights_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setattr(export, "_writable", lambda folder: str(folder).startswith(str(tmp_path / "user")))
+    (tmp_path / "user" / "ppgan_fr").mkdir(parents=True)
+    monkeypatch.setattr(export, "write_checked", lambda *_, **__: [])
+    assert export.cached_export(tiny(weights_file)).parent == tmp_path / "user" / "ppgan_fr"
+
+
+def test_requests_that_cannot_be_met_are_one_line(exported):
+    folder, _ = exported
+    for options, message in (
+        ({"use_gpu": True}, "no CUDA"),
+        ({"use_tensorrt": True}, "TensorRT runs on a GPU"),
+        ({"engine": "magic"}, "engine: must be one of"),
+        ({"precision": "fp8"}, "precision: must be one of"),
+    ):
+        with pytest.raises(EngineError, match=message) as caught:
+            paddle_run(folder, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_processor_without_bfloat16_says_so(exported, monkeypatch):
+    monkeypatch.setattr("ppgan_fr.inference.cpu_flags", frozenset)
+    with pytest.raises(EngineError, match="neither avx512_bf16 nor amx_bf16"):
+        choose_engine(read_spec(exported[0]), None, "bf16")
+
+
+def test_the_predictor_starts_without_importing_paddle_and_paddle_can_follow(exported):
+    program = (
+        "import sys, numpy as np\n"
+        "from ppgan_fr.inference import paddle_run\n"
+        f"run = paddle_run({str(exported[0])!r}, cpu_threads=1)\n"
+        "run({'lq': np.zeros((1, 3, 32, 32), np.float32)})\n"
+        "assert 'paddle' not in sys.modules\n"
+        "import paddle\n"
+        "assert float((paddle.ones([2]) * 3).sum()) == 6\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
+    assert done.returncode == 0, done.stderr
