@@ -15,7 +15,7 @@ from paddle import nn
 from ppgan_fr import weights
 from ppgan_fr.weights import WeightsError
 
-# --- a PyTorch checkpoint, written opcode by opcode, so that no PyTorch is needed ---------------------------------------
+# --- a PyTorch checkpoint, written opcode by opcode, so that no PyTorch is needed ---
 
 
 def opcode_global(module: str, name: str) -> bytes:
@@ -87,7 +87,7 @@ def write(request, tmp_path):
     return write
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading ---
 
 
 def test_tensors_that_share_a_storage_come_out_as_their_own_arrays(write):
@@ -149,7 +149,7 @@ def test_torchscript_gives_parameters_under_their_paths_without_its_code(tmp_pat
     np.testing.assert_array_equal(state["conv.weight"], BASE.reshape(3, 4))
 
 
-# --- hostile files ----------------------------------------------------------------------------------------------------
+# --- hostile files ---
 
 
 @pytest.mark.parametrize(("module", "name"), [("os", "system"), ("builtins", "eval"), ("__torch__", "Net")])
@@ -246,7 +246,7 @@ def test_random_damage_never_raises_anything_else(write):
             assert str(path) in str(error)
 
 
-# --- choosing the state -----------------------------------------------------------------------------------------------
+# --- choosing the state ---
 
 
 def test_the_inner_dictionary_is_found_and_can_be_named():
@@ -262,7 +262,7 @@ def test_the_inner_dictionary_is_found_and_can_be_named():
         weights.inner_state({"net_g": raw})
 
 
-# --- assigning --------------------------------------------------------------------------------------------------------
+# --- assigning ---
 
 
 class Everything(nn.Layer):
@@ -346,7 +346,7 @@ def test_other_number_types_are_cast_and_an_overflow_is_reported():
         weights.from_torch(layer, {"weight": np.ones((1, 2)), "bias": np.array([1e300])})
 
 
-# --- our own files ----------------------------------------------------------------------------------------------------
+# --- our own files ---
 
 
 def test_pdparams_round_trips_and_paddle_reads_it_too(tmp_path):

@@ -275,6 +275,8 @@ def convert_bilinear_to_clean(state: dict[str, np.ndarray], lr_mlp: float = 0.01
     in its weight and bias; the division by sqrt 2 of a residual block cancels the gain of its last activated layer
     and goes into its skip.
 
+    The original script scales some biases in place and so spoils the checkpoint it was given; this one leaves it alone.
+
     Args:
         state: parameters of the bilinear network under their reference names, in PyTorch's layout.
         lr_mlp: learning-rate factor of the mapping network.
