@@ -192,7 +192,7 @@ class Train(Frozen):
     evaluate_every: NotNegative = 0
     """Run `evaluate` every so many steps and keep the best checkpoint in `best/`; 0: never."""
     best_metric: str = "psnr"
-    """The metric that decides; `-lpips` when less is better."""
+    """The metric of `evaluate` that decides which checkpoint is the best."""
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     accumulate: Positive = 1
     """Passes whose gradients are averaged before a step."""
@@ -230,7 +230,6 @@ class Evaluate(Frozen):
     """Name of the published protocol this is, e.g. `CelebA-Test (GFP-GAN)`."""
     weights: dict[str, str] = {}
     """Weights of the measuring networks by name: `vgg19`, `lpips`, `inception`, `arcface`, ..."""
-    save_images: bool = False
 
     @model_validator(mode="after")
     def _enough_is_given(self) -> Evaluate:

@@ -20,6 +20,7 @@ from ppgan_fr import weights
 from ppgan_fr.config import Config, ConfigError, build, dump_config, find_file
 from ppgan_fr.data.datasets import dataset
 from ppgan_fr.data.loader import Loader
+from ppgan_fr.metrics import BETTER
 from ppgan_fr.train import checkpoint, distributed, log
 from ppgan_fr.train.recipe import Batch, Recipe, Terms, lr_factor
 from ppgan_fr.train.step import DivergedError, Stepper, check_finite
@@ -307,10 +308,10 @@ def _evaluate(run: Run, journal: log.Journal | None) -> None:
     LOGGER.info("[EVAL] iter: %d, %s, seconds: %.1f", run.step, shown, time.perf_counter() - began)
     if journal is not None:
         journal.record(run.step, {f"eval/{name}": value for name, value in metrics.items()})
-    name = settings.best_metric.lstrip("-")
+    name = settings.best_metric
     if metrics.get(name) is None:
         raise ConfigError(f"train.best_metric: {name!r} is not measured; available: {', '.join(metrics)}")
-    score = -metrics[name] if settings.best_metric.startswith("-") else metrics[name]
+    score = metrics[name] if BETTER.get(name, "lower") == "higher" else -metrics[name]
     if not run.best or score > run.best["score"]:
         run.best = {"score": score, "metric": name, "value": metrics[name], "step": run.step}
         checkpoint.copy(run.latest, run.output_dir / "best")
