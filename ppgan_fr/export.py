@@ -163,6 +163,8 @@ def spec_of(config: Config, network: Any, weights: Path | None) -> ModelSpec:
         arch=section.arch,
         inputs=tuple(TensorSpec(name, (batch, *shape)) for name, shape in shapes.items()),
         size=next(iter(shapes.values()))[-1],
+        mean=getattr(section, "mean", 127.5),
+        std=getattr(section, "std", 127.5),
         template=pipeline.template,
         mask=pipeline.mask,
         weights_sha256=checksum,

@@ -129,7 +129,7 @@ class HiFaceGAN(nn.Layer):
             elif isinstance(layer, SpectralConv2D):
                 layer.iterate_in_eval = self.per_image
 
-    def forward(self, lq: Tensor, train_phase: int = LAST_PHASE) -> tuple[Tensor]:
+    def forward(self, lq: Tensor, train_phase: int = 3) -> tuple[Tensor]:
         """Renovates a batch.
 
         Args:
@@ -445,6 +445,10 @@ def _nearest(x: Tensor, size: list[int]) -> Tensor:
     """Resizes by taking source pixel floor(i * in / out)."""
     if list(x.shape[2:]) == list(size):
         return x
+    (height, width), (rows, columns) = x.shape[2:], size
+    if height % rows == 0 and width % columns == 0:
+        # Not `interpolate`: oneDNN's takes the middle of each group of pixels instead of the first.
+        return x[:, :, :: height // rows, :: width // columns]
     return F.interpolate(x, size=list(size), mode="nearest")
 
 
