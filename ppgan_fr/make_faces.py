@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     draw = face_maker(args.weights, args.size)
     latents, mean = draw.latents(args.seed, args.count, (low, high))
-    write_beside(output / "latents.npz", lambda path: np.savez(path, latents=latents, mean=mean))
+    names = np.array([f"{index:05d}" for index in range(args.count)])
+    write_beside(output / "latents.npz", lambda path: np.savez(path, names=names, latents=latents, mean=mean))
     from tqdm import tqdm
 
     for index in tqdm(range(args.count), unit="face", disable=None):
