@@ -4,8 +4,6 @@ share.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from ppgan_fr.config import CHECKOUT, Config, ConfigError, build, find_file, load_config
+from ppgan_fr.config import CHECKOUT, Config, ConfigError, find_file, load_config, make_config
+from ppgan_fr.export import cached_export, load_network, sha256_of, spec_of
 from ppgan_fr.face.align import Template, align, named_template
 from ppgan_fr.face.detect import detector
 from ppgan_fr.face.pipeline import restore_image
 from ppgan_fr.face.restore import FIDELITY, image_restorer
-from ppgan_fr.face.spec import ModelSpec, TensorSpec
+from ppgan_fr.face.spec import ModelSpec, read_spec
 from ppgan_fr.face.types import Detect, Restore, Restored, RestoredFace, Run
-from ppgan_fr.weights import WeightsError, from_torch, load_into
+from ppgan_fr.inference import paddle_run
+from ppgan_fr.shape_guidance import guided_restorer, wants_shape
+from ppgan_fr.weights import WeightsError, load_into
 
 Similarity = Callable[[Sequence[RestoredFace]], list]
 
@@ -99,17 +100,24 @@ def load_restorer(
     path = find_file(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
-    run, spec = generator_run(config, path, engine)
+    try:
+        run, spec = generator_run(config, path, engine)
+    except WeightsError as error:
+        raise WeightsError(_in_one_line(error)) from None
     has_knob = "fidelity" in spec.input_names
     fidelity = pipeline.fidelity if fidelity is None else fidelity
     if fidelity is not None and not has_knob:
         raise ConfigError(f"fidelity: {config.generator.arch} has no such knob; leave --fidelity out")
     used = (FIDELITY if fidelity is None else float(fidelity)) if has_knob else None
+    if wants_shape(spec):
+        restore = guided_restorer(pipeline, run, spec)
+    else:
+        restore = image_restorer(run, spec, fidelity=used)
     settings = [spec.arch, sha256_of(path), used, pipeline.model_dump_json()]
     return Restorer(
         detect_faces=None if aligned else face_detector(pipeline.detector),
-        restore_faces=image_restorer(run, spec, fidelity=used),
-        template=named_template(pipeline.template),
+        restore_faces=restore,
+        template=named_template(pipeline.template).at_size(spec.size),
         mask=pipeline.mask,
         min_eye_distance=pipeline.min_eye_distance,
         parse=face_parser(pipeline.parsing_weights) if pipeline.mask == "parsing" else None,
@@ -122,36 +130,29 @@ def load_restorer(
 
 def generator_run(config: Config, weights: Path, engine: str = "exported") -> tuple[Run, ModelSpec]:
     """The generator as a `Run`, and how pictures go in."""
-    network = build(config.generator)
-    load_into(network, weights)
-    return eager_run(network, "lq"), _spec_of(config, network)
+    if engine == "exported":
+        folder = cached_export(config, weights)
+        return paddle_run(folder), read_spec(folder)
+    network = load_network(config.generator, weights)
+    spec = spec_of(config, network, weights)
+    return eager_run(network, *spec.input_names), spec
 
 
-def _spec_of(config: Config, network: Any) -> ModelSpec:
-    size = config.pipeline.size
-    inputs = [TensorSpec("lq", (-1, 3, size, size))]
-    if "fidelity" in inspect.signature(network.forward).parameters:
-        inputs.append(TensorSpec("fidelity", (-1, 1, 1, 1)))
-    return ModelSpec(
-        arch=config.generator.arch,
-        inputs=tuple(inputs),
-        size=size,
-        template=config.pipeline.template,
-        mask=config.pipeline.mask,
-    )
+def _in_one_line(error: WeightsError) -> str:
+    """How many names differ, and the first of them; `tools/convert_weights.py` lists them all."""
+    first, *rest = (line.strip() for line in str(error).splitlines())
+    return f"{first} {rest[0]}, ..." if len(rest) > 1 else " ".join([first, *rest])
 
 
 def eager_run(network: Any, *names: str) -> Run:
-    """Runs a Paddle network as it stands; `names` are its positional inputs, other arrays go in by name."""
+    """Runs a Paddle network as it stands; `names` are its inputs in order."""
     import paddle
 
     network.eval()
 
     def run(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
-        tensors = {name: paddle.to_tensor(value) for name, value in arrays.items()}
-        positional = [tensors.pop(name) for name in names]
         with paddle.no_grad():
-            answer = network(*positional, **tensors)
+            answer = network(*(paddle.to_tensor(arrays[name]) for name in names))
         answers = answer if isinstance(answer, (list, tuple)) else [answer]
         return [item.numpy() for item in answers if hasattr(item, "numpy")]
 
@@ -193,23 +194,9 @@ def face_parser(weights: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shipped(name: str, weights: str | None = None) -> Run:
-    """A network whose converted weights come with the package (`weights/<name>.npz`), eager: they are small."""
-    import importlib
-
-    module = importlib.import_module(f"ppgan_fr.archs.{name}")
-    network = module.build(module.Config())
-    if weights is not None:
-        load_into(network, find_file(weights))
-    else:
-        path = CHECKOUT / "weights" / f"{name}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                state = {key: file[key] for key in file.files}
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not a file of arrays"
-            raise WeightsError(f"{path}: cannot be read ({reason})") from None
-        from_torch(network, module.expand(state) if hasattr(module, "expand") else state)
-    return eager_run(network, "image")
+    """A small network whose converted weights come with the package (`weights/<name>.npz`), exported once."""
+    config = make_config({"name": name, "generator": {"arch": name}, "weights": weights})
+    return paddle_run(cached_export(config))
 
 
 def identity_similarity() -> Similarity | None:
@@ -236,8 +223,3 @@ def identity_similarity() -> Similarity | None:
         return [float(a @ b) for a, b in zip(vectors[::2], vectors[1::2])]
 
     return similarity
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
