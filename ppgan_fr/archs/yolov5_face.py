@@ -102,10 +102,18 @@ class YoloFace(nn.Layer):
         A row is box centre xy, box width and height, objectness, five points xy (left eye, right eye, nose, left mouth,
         right mouth, as seen in the picture), face score; pixels of the network's input, scores in [0, 1].
         """
-        return self.model[23].decode(self.raw(image))
+        return self.model[23].decode(self.heads(image))
 
     def raw(self, image: Tensor) -> list[Tensor]:
-        """Undecoded heads, per stride (N, 3, H / stride, W / stride, 16)."""
+        """Undecoded predictions, per stride (N, 3, H / stride, W / stride, 16)."""
+        anchors = len(ANCHORS[0])
+        return [
+            head.reshape([-1, anchors, OUTPUTS, *head.shape[2:]]).transpose([0, 1, 3, 4, 2])
+            for head in self.heads(image)
+        ]
+
+    def heads(self, image: Tensor) -> list[Tensor]:
+        """Undecoded heads, per stride (N, 48, H / stride, W / stride)."""
         m = self.model
         p3 = m[3](m[2](m[1](m[0](image))))
         p4 = m[5](m[4](p3))
@@ -128,23 +136,21 @@ class Detect(nn.Layer):
         self.m = nn.LayerList(nn.Conv2D(count, len(ANCHORS[0]) * OUTPUTS, 1) for count in channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        rows = []
-        for conv, x in zip(self.m, features):
-            height, width = x.shape[2:]
-            rows.append(conv(x).reshape([-1, len(ANCHORS[0]), OUTPUTS, height, width]).transpose([0, 1, 3, 4, 2]))
-        return rows
+        return [conv(x) for conv, x in zip(self.m, features)]
 
     def decode(self, heads: list[Tensor]) -> Tensor:
         decoded = []
         for level, (head, stride) in enumerate(zip(heads, STRIDES)):
-            anchor = self.anchor_grid[level]
-            cells = cell_grid(head.shape[2], head.shape[3])
+            anchor = self.anchor_grid[level].reshape([1, len(ANCHORS[0]), 1, 2])
+            cells = cell_grid(head)
+            # Cells stay one axis and the batch is copied: both may be unknown while the network is exported.
+            head = head.flatten(2).reshape([0, len(ANCHORS[0]), OUTPUTS, -1]).transpose([0, 1, 3, 2])
             scores = F.sigmoid(head)
             centre = (scores[..., 0:2] * 2 - 0.5 + cells) * stride
             size = (scores[..., 2:4] * 2).square() * anchor
             points = [head[..., 5 + 2 * i : 7 + 2 * i] * anchor + cells * stride for i in range(5)]
             rows = paddle.concat([centre, size, scores[..., 4:5], *points, scores[..., 15:16]], axis=-1)
-            decoded.append(rows.reshape([rows.shape[0], -1, OUTPUTS]))
+            decoded.append(rows.reshape([0, -1, OUTPUTS]))
         return paddle.concat(decoded, axis=1)
 
 
@@ -225,7 +231,10 @@ def double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def cell_grid(height: int, width: int) -> Tensor:
-    """(1, 1, height, width, 2) float32, the x and y index of every cell."""
-    y, x = paddle.meshgrid(paddle.arange(height, dtype="float32"), paddle.arange(width, dtype="float32"))
-    return paddle.stack([x, y], axis=-1).unsqueeze([0, 1])
+def cell_grid(head: Tensor) -> Tensor:
+    """(1, 1, H * W, 2) float32, the x and y index of every cell of a head (N, C, H, W), row by row."""
+    sides = paddle.shape(head)
+    y = paddle.arange(sides[2]).astype("float32").unsqueeze(1)
+    x = paddle.arange(sides[3]).astype("float32").unsqueeze(0)
+    columns, rows = x + paddle.zeros_like(y), y + paddle.zeros_like(x)
+    return paddle.stack([columns, rows], axis=-1).reshape([1, 1, -1, 2])

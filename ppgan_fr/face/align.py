@@ -6,7 +6,7 @@ where it maps to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -37,6 +37,13 @@ class Template:
     def array(self) -> np.ndarray:
         """The points, (5, 2) float64."""
         return np.array(self.points, np.float64)
+
+    def at_size(self, size: int | None) -> Template:
+        """The same template for a crop of another side in pixels; None: as it is."""
+        if size is None or size == self.size:
+            return self
+        points = (self.array() + 0.5) * (size / self.size) - 0.5
+        return replace(self, points=tuple(map(tuple, points.tolist())), size=size)
 
 
 FFHQ_512 = Template(

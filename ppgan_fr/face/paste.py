@@ -232,7 +232,7 @@ def paste_sgpn(image: np.ndarray, restored: np.ndarray, aligned: AlignedFace) ->
 
     Args:
         image: (H, W, 3) uint8 BGR.
-        restored: (512, 512, 3) uint8 BGR.
+        restored: (S, S, 3) uint8 or float BGR; the rectangle's 26 pixels and its blur belong to 512 and scale with S.
         aligned: the crop that was restored.
 
     Returns:
@@ -240,9 +240,10 @@ def paste_sgpn(image: np.ndarray, restored: np.ndarray, aligned: AlignedFace) ->
     """
     side = len(restored)
     mask = np.zeros((side, side), np.float32)
-    mask[26 : side - 25, 26 : side - 25] = 1  # cv2.rectangle counts its last row and column in
+    rim = round(26 * side / 512)
+    mask[rim : side - rim + 1, rim : side - rim + 1] = 1  # cv2.rectangle counts its last row and column in
     for _ in range(2):
-        mask = cv2.GaussianBlur(mask, (101, 101), 4)
+        mask = cv2.GaussianBlur(mask, (101, 101), 4 * side / 512)
     mask = mask[:, :, None]
     blended = (restored * mask + aligned.image * (1 - mask)).astype(np.uint8)
     return cv2.warpAffine(
