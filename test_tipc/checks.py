@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 TRAIN_LINE = re.compile(r"\[TRAIN\].*?iter: (\d+)/(\d+)")
 LOSS = re.compile(r"\bloss: ([^,\s]+),")
-METRIC = re.compile(r"^\s*([\w./@ -]+?)\s*[:=]\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|-?inf)\s*$", re.I | re.M)
+METRIC = re.compile(r"^\s*([\w@-]+)[:=]\s*(-?\d*\.\d+(?:[eE][-+]?\d+)?|nan|-?inf)(?=\s|$)", re.I | re.M)
 NOT_A_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:nan|inf(?:inity)?)(?![\w.])", re.I)
 NOT_TRAINED = re.compile(r"(?:_mean|_variance|weight_u|weight_v|noise.*|mean_latent|num_batches_tracked)$")
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}

@@ -87,7 +87,7 @@ grid() { # the inference combinations of this machine: `use_gpu mkldnn threads t
     if [[ $use_gpu == False ]]; then
       while read -r a; do while read -r b; do while read -r c; do while read -r d; do
         # bfloat16 is a matter of the processor, and of an engine: Paddle's plain kernels have none on a CPU
-        if [[ $c == bf16 ]] && { [[ $a == False ]] || ! has_bfloat16; }; then continue; fi
+        if [[ $c == bf16 ]] && { [[ $a == False || $a == paddle ]] || ! has_bfloat16; }; then continue; fi
         echo "False $a $b null $c $d"
       done < <(items "$INFER_BATCHES"); done < <(items "$PRECISIONS"); done < <(items "$THREADS"); done < <(items "$MKLDNN_USES")
     elif has_gpu; then
