@@ -12,7 +12,7 @@ from ppgan_fr import losses, weights
 from ppgan_fr.archs import arcface, component_discriminator, parsenet, restoreformer, retinaface
 from ppgan_fr.face import align, paste
 from ppgan_fr.face import retinaface as face_retinaface
-from tests.parity.reference import Fixture, parametrize, uniform_image
+from tests.parity.reference import Fixture, names, parametrize, uniform_image
 from tests.parity.tolerances import TOLERANCES, check
 
 pytestmark = pytest.mark.parity
@@ -26,6 +26,11 @@ ARCHITECTURES = {
 
 def is_trained(name, entry):
     return entry.get("cls") in ARCHITECTURES and not name.startswith("full512")
+
+
+def has_gradients(name, entry):
+    """Whether the selection holds gradients too."""
+    return is_trained(name, entry) and name in names("gfpgan", is_trained) and "grad_x" in Fixture("gfpgan", name)
 
 
 def build(fixture: Fixture, module):
@@ -89,11 +94,9 @@ def test_forward(fixture):
                 check(features[key.removeprefix("hs_")], fixture[key], "feature", key)
 
 
-@parametrize("gfpgan", lambda name, entry: is_trained(name, entry))
+@parametrize("gfpgan", has_gradients)
 def test_gradients(fixture):
     fixture = Fixture(*fixture)
-    if "grad_x" not in fixture:
-        return
     module = ARCHITECTURES[fixture.meta["cls"]]
     loss, grad, norms = gradients(fixture, module, "float32")
     check(loss, fixture["loss"], "loss", "loss")
