@@ -27,7 +27,7 @@ import numpy as np
 
 from ppgan_fr import __version__
 from ppgan_fr.cli import add_config_arguments
-from ppgan_fr.config import CHECKOUT, PACKAGE, Config, ConfigError, build, find_file, load_config
+from ppgan_fr.config import CHECKOUT, PACKAGE, Config, ConfigError, build, find_file, load_config, make_config
 from ppgan_fr.face.spec import ModelSpec, TensorSpec, write_spec
 from ppgan_fr.inference import offered
 from ppgan_fr.weights import WeightsError, from_torch, load_into, load_npz
@@ -53,6 +53,7 @@ HELPERS: dict[str, ModelSpec] = {
     "onet": ModelSpec("onet", "landmarks", _image(48, 48), ("points", "box", "face"), 48, 127.5, 128.0, **_NO_FACE),
     "sface": ModelSpec("sface", "embedding", _image(112, 112), ("embedding",), 112, 0.0, 1.0, **_NO_FACE),
     "parsenet": ModelSpec("parsenet", "parser", _image(512, 512), ("logits",), 512, **_NO_FACE),
+    "yolov5_face": ModelSpec("yolov5_face", "detector", _image(-1, -1), ("predictions",), None, 0.0, 255.0, **_NO_FACE),
     "d3dfr": ModelSpec("d3dfr", "coefficients", _image(224, 224), ("coefficients",), 224, 0.0, 255.0, **_NO_FACE),
 }
 """Networks beside the restorers, and how pictures go into them."""
@@ -115,7 +116,26 @@ def export(config: Config) -> tuple[Path, list[Check]]:
     network = load_network(config.generator, weights)
     target = Path(config.export.dir or Path("inference") / config.name)
     spec = spec_of(config, network, weights)
-    return target, write_checked(network, spec, target, config)
+    checks = write_checked(network, spec, target, config)
+    if spec.kind == "restorer" and config.pipeline.detector.name == "yunet":
+        add_detector(target)
+    return target, checks
+
+
+def add_detector(folder: Path) -> None:
+    """Lays the exported detector, `yunet/` and `onet/`, into the export folder of a restorer, for whole photos."""
+    for name in ("yunet", "onet"):
+        if not (CHECKOUT / "weights" / f"{name}.npz").is_file():
+            continue
+        source = cached_export(make_config({"name": name, "generator": {"arch": name}}))
+        copy = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=folder))
+        try:
+            for path in source.iterdir():
+                shutil.copyfile(path, copy / path.name)
+            copy.chmod(0o755)
+            _put_in_place(copy, folder / name)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
 
 
 def load_network(section: Any, weights: Path | None) -> Any:

@@ -110,10 +110,14 @@ def load_restorer(
         raise ConfigError(f"fidelity: {config.generator.arch} has no such knob; leave --fidelity out")
     used = (FIDELITY if fidelity is None else float(fidelity)) if has_knob else None
     if wants_shape(spec):
-        restore = guided_restorer(pipeline, run, spec)
+        # A crop that was not cut here has its landmarks anywhere; the shape network needs to know where.
+        locate = face_detector(pipeline.detector) if aligned else None
+        restore = guided_restorer(pipeline, run, spec, locate=locate, engine=engine)
     else:
         restore = image_restorer(run, spec, fidelity=used)
-    settings = [spec.arch, sha256_of(path), used, pipeline.model_dump_json()]
+    helpers = [find_file(name) for name in (pipeline.shape_weights, pipeline.face_model) if name is not None]
+    checksums = [sha256_of(file) for file in (path, *helpers) if file.is_file()]
+    settings = [spec.arch, checksums, used, pipeline.model_dump_json()]
     return Restorer(
         detect_faces=None if aligned else face_detector(pipeline.detector),
         restore_faces=restore,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ppgan_fr.config import ConfigError, Pipeline, build, find_file
+from ppgan_fr.config import ConfigError, Pipeline, build, find_file, make_config
 from ppgan_fr.face.face_model import FaceModel, FaceModelError
 from ppgan_fr.face.sgpn import shape_guided_restorer
-from ppgan_fr.face.shape3d import COEFFICIENTS, IMAGE_SIZE
-from ppgan_fr.face.spec import ModelSpec, TensorSpec
+from ppgan_fr.face.spec import ModelSpec
 from ppgan_fr.face.synthetic_model import load_face_model
 from ppgan_fr.face.types import Detect, Restore, Run
 from ppgan_fr.weights import WeightsError, load_into
@@ -20,28 +19,9 @@ def wants_shape(spec: ModelSpec) -> bool:
     return all(name in spec.input_names for name in INPUTS)
 
 
-def input_specs(size: int) -> tuple[TensorSpec, ...]:
-    """The inputs beside the picture, for `inference.yml`."""
-    return TensorSpec("rendered", (-1, 3, size, size)), TensorSpec("coefficients", (-1, COEFFICIENTS))
-
-
-def shape_spec() -> ModelSpec:
-    """`inference.yml` of the exported shape network: RGB in [0, 1]."""
-    image = TensorSpec("image", (-1, 3, IMAGE_SIZE, IMAGE_SIZE))
-    return ModelSpec(
-        arch="d3dfr",
-        kind="coefficients",
-        inputs=(image,),
-        outputs=("coefficients",),
-        size=IMAGE_SIZE,
-        mean=0.0,
-        std=255.0,
-        template="none",
-        mask="none",
-    )
-
-
-def guided_restorer(pipeline: Pipeline, run: Run, spec: ModelSpec, *, locate: Detect | None = None) -> Restore:
+def guided_restorer(
+    pipeline: Pipeline, run: Run, spec: ModelSpec, *, locate: Detect | None = None, engine: str = "eager"
+) -> Restore:
     """The restorer that draws each face's shape before it restores it.
 
     Args:
@@ -49,6 +29,7 @@ def guided_restorer(pipeline: Pipeline, run: Run, spec: ModelSpec, *, locate: De
         run: engine of the generator.
         spec: of the generator.
         locate: finds landmarks in crops; None where crops were cut by their landmarks.
+        engine: "exported" (Paddle Inference, exported once and kept beside the weights) or "eager".
 
     Raises:
         ConfigError: one of the three is not named.
@@ -63,11 +44,20 @@ def guided_restorer(pipeline: Pipeline, run: Run, spec: ModelSpec, *, locate: De
     if not path.is_file():
         raise WeightsError(f"{path}: no such file (pipeline.shape_weights)")
     model = _face_model(pipeline.face_model)
-    return shape_guided_restorer(shape_run(pipeline), run, model, size=spec.size or pipeline.size, locate=locate)
+    return shape_guided_restorer(
+        shape_run(pipeline, engine), run, model, size=spec.size or pipeline.size, locate=locate
+    )
 
 
-def shape_run(pipeline: Pipeline) -> Run:
-    """The shape network as an engine, eager: it is small beside the generator."""
+def shape_run(pipeline: Pipeline, engine: str = "eager") -> Run:
+    """The shape network as an engine."""
+    if engine == "exported":
+        from ppgan_fr.export import cached_export
+        from ppgan_fr.inference import paddle_run
+
+        section = pipeline.shape.model_dump()
+        config = make_config({"name": "shape", "generator": section, "weights": pipeline.shape_weights})
+        return paddle_run(cached_export(config, find_file(pipeline.shape_weights)))
     import paddle
 
     network = build(pipeline.shape)
