@@ -9,6 +9,7 @@ import importlib.util
 import io
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from ppgan_fr.cli import COMMANDS
@@ -18,9 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = re.compile(r"^(\S*/)?python(3(\.\d+)?)?$")
 INTERPRETER_MODULES = {"venv", "pip", "pytest", "pre_commit", "paddle.distributed.launch", "http.server"}
 LAUNCHER_OPTIONS_WITH_VALUE = {"--nproc_per_node", "--gpus", "--devices", "--ips", "--master", "--nnodes", "--log_dir"}
-OTHER_PROGRAMS = set(
-    [".", "git", "cd", "cmake", "docker", "curl", "export", "pip", "pre-commit", "echo", "wget", "mkdir"]
-)
+OTHER_PROGRAMS = {".", "git", "cd", "cmake", "docker", "curl", "export", "pip", "pre-commit", "echo", "wget", "mkdir"}
 
 
 def split(line: str) -> list[list[str]]:
@@ -90,7 +89,7 @@ def _command_problems(name: str, arguments: list[str]) -> list[str]:
         return [f"ppgan-fr has no command {name}"]
     parser = argparse.ArgumentParser(prog=name)
     importlib.import_module(COMMANDS[name][0]).add_arguments(parser)
-    parsed = _parse(parser, arguments)
+    parsed = _parse(parser.parse_args, arguments)
     if isinstance(parsed, str):
         return [parsed]
     config = getattr(parsed, "config", None)
@@ -105,7 +104,7 @@ def _command_problems(name: str, arguments: list[str]) -> list[str]:
 
 
 def _script_problems(script: str, arguments: list[str]) -> list[str]:
-    """A program outside the command table: its module has `add_arguments(parser)` or `arguments_parser()`."""
+    """A program outside the command table: its module has `add_arguments(parser)`, or `arguments(list)` that parses."""
     spec = importlib.util.spec_from_file_location("documented_" + Path(script).stem, ROOT / script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -113,19 +112,20 @@ def _script_problems(script: str, arguments: list[str]) -> list[str]:
     if hasattr(module, "add_arguments"):
         parser = argparse.ArgumentParser(prog=script)
         module.add_arguments(parser)
-    elif hasattr(module, "arguments_parser"):
-        parser = module.arguments_parser()
+        parse = parser.parse_args
+    elif hasattr(module, "arguments"):
+        parse = module.arguments
     else:
-        return [f"{script} has neither add_arguments(parser) nor arguments_parser()"]
-    parsed = _parse(parser, arguments)
+        return [f"{script} has neither add_arguments(parser) nor arguments(list)"]
+    parsed = _parse(parse, arguments)
     return [parsed] if isinstance(parsed, str) else []
 
 
-def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace | str:
+def _parse(parse: Callable[[list[str]], argparse.Namespace], arguments: list[str]) -> argparse.Namespace | str:
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
-            return parser.parse_args(arguments)
+            return parse(arguments)
     except SystemExit as stop:
         return argparse.Namespace() if not stop.code else message.getvalue().strip().splitlines()[-1]
 

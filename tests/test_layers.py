@@ -19,6 +19,7 @@ TOP = {"ppgan_fr", "pydantic", "paddle", "numpy", "cv2", "tqdm", "yaml", "scipy"
 TABLE: dict[str, set[str]] = {
     "ppgan_fr": TOP,
     "ppgan_fr/face": FACE,
+    "ppgan_fr/export_onnx.py": TOP | {"paddle2onnx", "onnxruntime"},
     "ppgan_fr/face/spec.py": FACE | {"yaml"},
     "ppgan_fr/face/image_io.py": FACE | {"PIL"},
     "ppgan_fr/face/raster.py": FACE | {"numba"},
@@ -29,6 +30,7 @@ TABLE: dict[str, set[str]] = {
     "ppgan_fr/losses.py": {"paddle", "numpy"},
     "ppgan_fr/metrics.py": {"paddle", "numpy", "scipy", "cv2"},
     "ppgan_fr/data": SCHEMA | FACE | {"ppgan_fr.data", "ppgan_fr.weights", "paddle", "tqdm", "lmdb"},
+    "ppgan_fr/data/make_components.py": TOP,  # a command: it finds faces
     "ppgan_fr/train": SCHEMA | {"ppgan_fr.train", "ppgan_fr.weights", "paddle", "numpy", "tqdm", "visualdl"},
     "ppgan_fr/train/loop.py": TOP,
     "ppgan_fr/train/main.py": TOP,
@@ -43,7 +45,9 @@ TABLE: dict[str, set[str]] = {
         "paddle",
         "numpy",
     },
-    "deploy": FACE | {"deploy", "ppgan_fr.inference", "paddle", "onnxruntime", "yaml", "tqdm"},
+    # one predictor for `predict` and deploy/inference_python; it knows no network
+    "ppgan_fr/inference.py": FACE | {"paddle"},
+    "deploy": FACE | {"ppgan_fr.inference", "deploy", "paddle", "onnxruntime", "yaml", "tqdm"},
 }
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 
