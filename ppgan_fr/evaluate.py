@@ -30,7 +30,8 @@ from ppgan_fr.config import Config, ConfigError, Detector, Evaluate, build, dump
 from ppgan_fr.data import degrade
 from ppgan_fr.data.datasets import decode, degradation, fit, store, to_network
 from ppgan_fr.data.loader import DataError
-from ppgan_fr.face.align import FFHQ_512, Template, align
+from ppgan_fr.face.align import FFHQ_512, Template, align, already_aligned, named_template
+from ppgan_fr.face.restore import image_restorer
 from ppgan_fr.weights import WeightsError, load_into
 
 Picture = np.ndarray
@@ -108,9 +109,10 @@ def evaluate(config: Config, network: Any = None, images: Path | None = None, pr
     size = config.pipeline.size
     measures, unavailable = _measures(section, size)
     source = _Pictures(section, size)
+    restore = _restorer(config, network)
     table, restored = Table(), []
     for pairs in tqdm(source.batches(), total=source.steps, disable=None if progress else True, unit="batch"):
-        answers = _restore(network, [lq for _, lq, _ in pairs])
+        answers = restore([lq for _, lq, _ in pairs])
         for (name, _, original), answer in zip(pairs, answers, strict=True):
             if answer is None:
                 source.failures.append({"input": name, "reason": "the network gave NaN or infinite numbers"})
@@ -176,8 +178,8 @@ class _Pictures:
         self.digest = hashlib.sha256()
         self.steps = -(-len(self.names) // section.batch_size)
 
-    def batches(self) -> Iterator[list[tuple[str, np.ndarray, Picture | None]]]:
-        """Lists of (name, lq (3, S, S) in [-1, 1], original (S, S, 3) uint8 BGR or None)."""
+    def batches(self) -> Iterator[list[tuple[str, Picture, Picture | None]]]:
+        """Lists of (name, low-quality picture, original or None), both (S, S, 3) uint8 BGR."""
         waiting = []
         for index, name in enumerate(self.names):
             try:
@@ -193,18 +195,17 @@ class _Pictures:
         if not self.count:
             raise DataError(f"{self.section.root}: none of {len(self.names)} pictures can be used")
 
-    def _read(self, index: int, name: str) -> tuple[str, np.ndarray, Picture | None]:
+    def _read(self, index: int, name: str) -> tuple[str, Picture, Picture | None]:
         original = fit(self._bytes(self.originals, name), self.size, name)
         if not self.section.has_originals:
-            return name, to_network(degrade.to_float(original)), None
+            return name, original, None
         if self.inputs is None:
             rng = np.random.default_rng([self.section.seed, index])
-            return name, to_network(self.degrade(degrade.to_float(original), rng).lq), original
+            return name, degrade.to_uint8(self.degrade(degrade.to_float(original), rng).lq), original
         partner = self.partners.get(Path(name).with_suffix("").as_posix())
         if partner is None:
             raise DataError(f"{name}: there is no input of this name in {self.section.input_root}")
-        lq = fit(self._bytes(self.inputs, partner), self.size, partner)
-        return name, to_network(degrade.to_float(lq)), original
+        return name, fit(self._bytes(self.inputs, partner), self.size, partner), original
 
     def _bytes(self, source: Any, name: str) -> Picture:
         try:
@@ -227,20 +228,27 @@ def _load(config: Config) -> tuple[Any, str]:
     return network, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _restore(network: Any, inputs: list[np.ndarray]) -> list[Picture | None]:
-    import paddle
+def _restorer(config: Config, network: Any) -> Callable[[list[Picture]], list[Picture | None]]:
+    """Pictures through the same pre- and postprocessing as in prediction; None where the network gave no numbers."""
+    from ppgan_fr.export import spec_of
+    from ppgan_fr.restorer import eager_run
+    from ppgan_fr.shape_guidance import guided_restorer, wants_shape
 
-    with paddle.no_grad():
-        answer = network(paddle.to_tensor(np.stack(inputs)))
-    tensor = answer[0] if isinstance(answer, list | tuple) else answer
-    pictures: list[Picture | None] = []
-    for value in tensor.astype("float32").numpy():
-        if not np.isfinite(value).all():
-            pictures.append(None)
-            continue
-        pixels = np.clip(np.rint((value.transpose(1, 2, 0)[..., ::-1] + 1) * 127.5), 0, 255)
-        pictures.append(np.ascontiguousarray(pixels.astype(np.uint8)))
-    return pictures
+    spec = spec_of(config, network, None)
+    run_network = eager_run(network, *spec.input_names)
+    template = named_template(config.pipeline.template).at_size(config.pipeline.size)
+    if wants_shape(spec):
+        restore = guided_restorer(config.pipeline, run_network, spec)
+    else:
+        fidelity = config.pipeline.fidelity if "fidelity" in spec.input_names else None
+        batch_size = config.evaluate.batch_size if config.evaluate else 1
+        restore = image_restorer(run_network, spec, fidelity=fidelity, batch_size=batch_size)
+
+    def restored(pictures: list[Picture]) -> list[Picture | None]:
+        answers = restore([already_aligned(picture, template) for picture in pictures])
+        return [np.rint(one).astype(np.uint8) if np.isfinite(one).all() else None for one in answers]
+
+    return restored
 
 
 def _write(path: Path, picture: Picture) -> None:

@@ -66,8 +66,8 @@ def test_an_unknown_key_is_reported_with_its_path_and_a_suggestion(tree):
         (["name.x=1"], "-o name.x: 'name' is a value, not a section"),
         (["name"], "-o name: expected section.key=value"),
         (
-            ["data.root=x", "data.degradation.blur_sigma=[1,b]"],
-            "data.degradation.blur_sigma.1: expected float, got 'b'",
+            ["data.root=x", "data.degradation.gfpgan.blur_sigma=[1,b]"],
+            "data.degradation.gfpgan.blur_sigma.1: expected float, got 'b'",
         ),
         (["data.mirror=true"], "data.root: missing"),
         (["nme=3"], "nme: unknown key; did you mean 'name'?"),
