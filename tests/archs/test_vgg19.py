@@ -1,0 +1,51 @@
+"""VGG19: layer names, depth, input scaling, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from ppgan_fr.archs import vgg19
+
+
+def test_names_follow_torchvisions_numbering():
+    assert vgg19.INDEX["conv1_1"] == 0
+    assert vgg19.INDEX["relu3_4"] == 17
+    assert vgg19.INDEX["conv5_4"] == 34
+    assert vgg19.INDEX["pool5"] == 36
+
+
+def test_only_the_layers_needed_are_built_and_frozen():
+    network = vgg19.build(vgg19.Config(layers=("relu2_1", "conv1_2"), width=1 / 8))
+    assert len(network.features) == vgg19.INDEX["relu2_1"] + 1
+    assert all(parameter.stop_gradient for parameter in network.parameters())
+    features = network(paddle.rand([1, 3, 32, 32]))
+    assert list(features) == ["conv1_2", "relu2_1"]
+    assert features["relu2_1"].shape == [1, 16, 16, 16]
+
+
+def test_features_before_the_activation_may_be_negative():
+    paddle.seed(0)
+    network = vgg19.build(vgg19.Config(layers=("conv1_1", "relu1_1"), width=1 / 8))
+    features = network(paddle.rand([1, 3, 16, 16]) * 2 - 1)
+    assert features["conv1_1"].min().item() < 0 <= features["relu1_1"].min().item()
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "expected"),
+    [
+        ("torchvision", [(1 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0 - 0.406) / 0.225]),
+        ("caffe", [0 - 103.939, 127.5 - 116.779, 255 - 123.68]),
+        ("raw", [1.0, 0.0, -1.0]),
+    ],
+)
+def test_the_input_is_scaled_as_the_weights_want_it(preprocess, expected):
+    network = vgg19.build(vgg19.Config(layers=("conv1_1",), width=1 / 8, preprocess=preprocess))
+    image = paddle.to_tensor(np.array([1.0, 0.0, -1.0], np.float32).reshape(1, 3, 1, 1))
+    np.testing.assert_allclose(network.scale_input(image).numpy().ravel(), expected, rtol=1e-5)
+
+
+def test_an_unknown_layer_is_named():
+    with pytest.raises(ValueError, match="no such layer \\['conv6_1'\\]"):
+        vgg19.build(vgg19.Config(layers=("conv6_1",)))
