@@ -20,7 +20,7 @@ from ppgan_fr.face.restore import FIDELITY, image_restorer
 from ppgan_fr.face.spec import ModelSpec, read_spec
 from ppgan_fr.face.types import Detect, Restore, Restored, RestoredFace, Run
 from ppgan_fr.inference import paddle_run
-from ppgan_fr.shape_guidance import guided_restorer, wants_shape
+from ppgan_fr.shape_guidance import guided_restorer, shape_weights, wants_shape
 from ppgan_fr.weights import WeightsError, load_into
 
 Similarity = Callable[[Sequence[RestoredFace]], list]
@@ -112,11 +112,11 @@ def load_restorer(
     if wants_shape(spec):
         # A crop that was not cut here has its landmarks anywhere; the shape network needs to know where.
         locate = face_detector(pipeline.detector) if aligned else None
-        restore = guided_restorer(pipeline, run, spec, locate=locate, engine=engine)
+        restore = guided_restorer(pipeline, run, spec, locate=locate, engine=engine, beside=path)
     else:
         restore = image_restorer(run, spec, fidelity=used)
-    helpers = [find_file(name) for name in (pipeline.shape_weights, pipeline.face_model) if name is not None]
-    checksums = [sha256_of(file) for file in (path, *helpers) if file.is_file()]
+    model = None if pipeline.face_model is None else find_file(pipeline.face_model)
+    checksums = [sha256_of(file) for file in (path, shape_weights(pipeline, path), model) if file and file.is_file()]
     settings = [spec.arch, checksums, used, pipeline.model_dump_json()]
     return Restorer(
         detect_faces=None if aligned else face_detector(pipeline.detector),

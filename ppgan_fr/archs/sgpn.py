@@ -140,10 +140,10 @@ class Decoder(nn.Layer):
         w = self.mlp(z)
         x = self.conv1(self.input(z), w, features_lq[0])
         image = self.to_rgb1(x, w)
-        for level, to_rgb in enumerate(self.to_rgbs, start=1):
-            for conv in (self.convs[2 * level - 2], self.convs[2 * level - 1]):
-                x = conv(x, w, features_lq[level], features_rendered[level])
-            image = to_rgb(x, w, image)
+        for level in range(len(self.to_rgbs)):
+            for conv in (self.convs[2 * level], self.convs[2 * level + 1]):
+                x = conv(x, w, features_lq[level + 1], features_rendered[level + 1])
+            image = self.to_rgbs[level](x, w, image)
         return image, w
 
 
