@@ -87,6 +87,27 @@ def test_a_black_and_white_photo_stays_black_and_white():
     assert not is_gray(restore_image(photo(), both, colourful).image)
 
 
+def sepia(image):
+    gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32)[..., None]
+    return np.clip(gray * (0.72, 0.9, 1.07), 0, 255).astype(np.uint8)
+
+
+def test_a_sepia_print_stays_sepia_through_a_colourful_network():
+    print_ = cv2.imdecode(cv2.imencode(".jpg", sepia(photo()), [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 1)
+
+    def colourful(faces):
+        return [one.image * np.float32([0.2, 1.1, 1.6]) for one in faces]
+
+    def tints(image):
+        blue, green, red = (
+            restore_image(image, lambda _: [LARGE], colourful).faces[0].image[100:400, 100:400].mean((0, 1))
+        )
+        return blue / green, red / green
+
+    assert tints(print_) == pytest.approx((0.72 / 0.9, 1.07 / 0.9), rel=0.05)
+    assert tints(photo()) == pytest.approx((0.2 / 1.1, 1.6 / 1.1), rel=0.15)  # a colour photo may change its colours
+
+
 def test_sixteen_bits_stay_outside_and_inside():
     deep = photo().astype(np.uint16) * 257 + 3
     result = restore_image(deep, both, same).image
