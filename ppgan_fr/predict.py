@@ -77,6 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--only-center", action="store_true", help="restore only the face nearest to the middle")
     parser.add_argument("--aligned", action="store_true", help="the inputs are face crops, not photos")
+    parser.add_argument("--guide", metavar="FILE", help="a second, aligned face that guides HiFaceGAN (see its page)")
+    parser.add_argument("--guide-level", type=int, default=4, metavar="N", help="which of the 8 levels, or how many")
+    parser.add_argument("--guide-mode", default="progressive", help="progressive, one_plug or one_ablate")
     parser.add_argument("--report", action="store_true", help="also write OUTPUT/report.html, before and after")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier, interrupted run has finished")
 
@@ -91,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         ValueError: of this package, when nothing can be done: no input, no place for the output, a wrong configuration
         or weights.
     """
-    from ppgan_fr.restorer import load_restorer  # Paddle is loaded only once the arguments make sense
+    from ppgan_fr.mixed_guidance import Guide  # Paddle is loaded only once the arguments make sense
+    from ppgan_fr.restorer import load_restorer
 
     output = Path(args.output)
     if args.upscale is not None and not 0 < args.upscale <= 8:
@@ -100,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         raise PredictError(f"--fidelity must be between 0 and 1, got {args.fidelity:g}")
     jobs = plan(list_images(args.input), output)
     prepare_output(output)
-    restorer = load_restorer(args.config, args.override, args.weights, args.fidelity, aligned=args.aligned)
+    guide = Guide(args.guide, args.guide_level, args.guide_mode) if args.guide else None
+    restorer = load_restorer(args.config, args.override, args.weights, args.fidelity, aligned=args.aligned, guide=guide)
     scale = restorer.scale if args.upscale is None else args.upscale
     options = Options(scale, args.only_center, args.aligned)
     return process(jobs, restorer, options, output, resume=args.resume, report=args.report)

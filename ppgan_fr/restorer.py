@@ -20,6 +20,7 @@ from ppgan_fr.face.restore import FIDELITY, image_restorer
 from ppgan_fr.face.spec import ModelSpec, read_spec
 from ppgan_fr.face.types import Detect, Restore, Restored, RestoredFace, Run
 from ppgan_fr.inference import paddle_run
+from ppgan_fr.mixed_guidance import Guide, guided_run
 from ppgan_fr.shape_guidance import guided_restorer, shape_weights, wants_shape
 from ppgan_fr.weights import WeightsError, load_into
 
@@ -76,6 +77,7 @@ def load_restorer(
     *,
     aligned: bool = False,
     engine: str = "exported",
+    guide: Guide | None = None,
 ) -> Restorer:
     """Builds everything that a configuration names and loads its weights.
 
@@ -86,6 +88,7 @@ def load_restorer(
         fidelity: of the generator, instead of the configuration's.
         aligned: only face crops will come; no detector is loaded.
         engine: "exported" (Paddle Inference, exported once and kept beside the weights) or "eager".
+        guide: a second picture that guides the network, eager (HiFaceGAN).
 
     Raises:
         ConfigError: the configuration is wrong, or names no weights.
@@ -101,7 +104,7 @@ def load_restorer(
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     try:
-        run, spec = generator_run(config, path, engine)
+        run, spec = generator_run(config, path, engine) if guide is None else guided_run(config, path, guide)
     except WeightsError as error:
         raise WeightsError(_in_one_line(error)) from None
     has_knob = "fidelity" in spec.input_names
@@ -117,7 +120,7 @@ def load_restorer(
         restore = image_restorer(run, spec, fidelity=used)
     model = None if pipeline.face_model is None else find_file(pipeline.face_model)
     checksums = [sha256_of(file) for file in (path, shape_weights(pipeline, path), model) if file and file.is_file()]
-    settings = [spec.arch, checksums, used, pipeline.model_dump_json()]
+    settings = [spec.arch, checksums, used, pipeline.model_dump_json(), *([] if guide is None else [guide])]
     return Restorer(
         detect_faces=None if aligned else face_detector(pipeline.detector),
         restore_faces=restore,
