@@ -3,7 +3,7 @@
     python test_tipc/checks.py training --log LOG --dir DIR --checkpoint latest/generator.pdparams --arch gfpgan
     python test_tipc/checks.py evaluation --log LOG
     python test_tipc/checks.py export --dir DIR --arch gfpgan
-    python test_tipc/checks.py results --dir DIR --inputs DIR       prints `metric: value` lines of the pictures
+    python test_tipc/checks.py results --dir DIR --inputs DIR       prints `picture/<name>/<metric>: <value>`
     python test_tipc/checks.py losses --first LOG --second LOG      equal step by step
 
 Exit code 1 and one line when a check fails.
@@ -126,7 +126,7 @@ def results(args: argparse.Namespace) -> None:
     _check_journal(args.dir / "results.jsonl")
     for path in found:
         for name, value in describe(path).items():
-            print(f"{path.stem}.{name}: {value:.6f}")
+            print(f"picture/{path.stem}/{name}: {value:.6f}")
 
 
 def _check_journal(journal: Path) -> None:

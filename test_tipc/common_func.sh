@@ -70,6 +70,15 @@ check() { # check COMMAND...: a check of what the last command left; its output 
   fi
 }
 
+compare() { # compare LOG COMMAND...: a check that is a step of its own
+  LAST_LOG=$1
+  shift
+  LAST_COMMAND="$*"
+  : >"$LAST_LOG"
+  check "$@"
+  succeed
+}
+
 needs_file() { # needs_file PATH...: the last command must have left these, not empty
   local path
   for path in "$@"; do

@@ -1,21 +1,22 @@
 """Compares the `metric: value` lines of logs with a reference file.
 
-    python test_tipc/compare_results.py --gt_file REFERENCE --log_file 'GLOB' --atol 1e-3 --rtol 1e-3
+    python test_tipc/compare_results.py --gt_file REFERENCE --log_file 'GLOB' --atol 1e-3 --rtol 1e-3 [--metrics 'picture/*']
 
-Every log that matches has to hold every metric of the reference. Exit code 1 with one line per difference; also when
+Every log that matches has to hold every metric of the reference, or those whose name matches `--metrics`. Exit code 1 with one line per difference; also when
 there is no log or no reference. `--gt_file` may be one of the logs.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import glob
 import math
 import re
 import sys
 from pathlib import Path
 
-METRIC = re.compile(r"^([\w.@-]+): (-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|-?inf)$", re.I)
+METRIC = re.compile(r"^([\w.@/-]+): (-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|-?inf)$", re.I)
 
 
 def read_metrics(path: Path) -> dict[str, float]:
@@ -35,13 +36,13 @@ def differences(reference: dict[str, float], found: dict[str, float], atol: floa
     return wrong
 
 
-def compare(reference_file: Path, pattern: str, atol: float, rtol: float) -> list[str]:
+def compare(reference_file: Path, pattern: str, atol: float, rtol: float, metrics: str = "*") -> list[str]:
     """Everything that keeps the logs from agreeing with the reference; nothing when they do."""
     if not reference_file.is_file():
         return [f"{reference_file}: no such reference file"]
-    reference = read_metrics(reference_file)
+    reference = {name: value for name, value in read_metrics(reference_file).items() if fnmatch.fnmatch(name, metrics)}
     if not reference:
-        return [f"{reference_file}: no 'metric: value' line"]
+        return [f"{reference_file}: no line '{metrics}: <number>'"]
     logs = sorted(Path(name) for name in glob.glob(pattern))  # noqa: PTH207 - the pattern may be absolute
     if not logs:
         return [f"{pattern}: no such log"]
@@ -57,8 +58,9 @@ def main() -> int:
     parser.add_argument("--log_file", required=True, help="a path or a glob pattern")
     parser.add_argument("--atol", type=float, default=1e-3)
     parser.add_argument("--rtol", type=float, default=1e-3)
+    parser.add_argument("--metrics", default="*", help="pattern of the names to compare")
     args = parser.parse_args()
-    wrong = compare(args.gt_file, args.log_file, args.atol, args.rtol)
+    wrong = compare(args.gt_file, args.log_file, args.atol, args.rtol, args.metrics)
     for line in wrong:
         print(line)
     return int(bool(wrong))

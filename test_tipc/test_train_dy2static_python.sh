@@ -30,7 +30,6 @@ for kind in dynamic static; do
   check "$PYTHON" test_tipc/checks.py training --log "$save.log" --dir "$save" --checkpoint "$CHECKPOINT" --arch "$ARCH"
   succeed
 done
-execute "$OUTPUT/losses.log" "$PYTHON" test_tipc/checks.py losses --first "$OUTPUT/dynamic.log" --second "$OUTPUT/static.log"
-succeed
+compare "$OUTPUT/losses.log" "$PYTHON" test_tipc/checks.py losses --first "$OUTPUT/dynamic.log" --second "$OUTPUT/static.log"
 tail -n 1 "$OUTPUT/losses.log" | record
 finish 3

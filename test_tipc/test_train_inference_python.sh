@@ -195,12 +195,10 @@ infer() { # infer MODEL_DIR IMAGES LOG_PREFIX: the whole grid, then all of it ag
     reference=${reference:-$log}
     succeed
   done < <(grid)
-  LAST_COMMAND="the grid of $INFER"
   local kept=test_tipc/results/python_${MODEL}_${MODE}.txt
   [[ ! -f $kept ]] || reference=$kept
-  LAST_LOG=${3}compare.log
-  : >"$LAST_LOG"
-  check "$PYTHON" test_tipc/compare_results.py --gt_file "$reference" --log_file "${3}python_infer_*.log" --atol 1e-3 --rtol 1e-3
+  compare "${3}compare.log" "$PYTHON" test_tipc/compare_results.py --gt_file "$reference" \
+    --log_file "${3}python_infer_*.log" --metrics 'picture/*' --atol 1e-3 --rtol 1e-3
   tail -n 1 "$LAST_LOG" | record
 }
 
@@ -208,7 +206,7 @@ infer() { # infer MODEL_DIR IMAGES LOG_PREFIX: the whole grid, then all of it ag
 
 [[ $MODE == whole_infer || $(runnable_gpus | wc -l) != 0 ]] || not_run "gpu_list $GPU_LIST needs an NVIDIA GPU"
 explain_left_out
-GRID_SIZE=$(grid | wc -l)
+GRID_SIZE=$(($(grid | wc -l) + 1)) # and the comparison
 
 if [[ $MODE == whole_infer ]]; then
   expected=0

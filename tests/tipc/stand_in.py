@@ -27,7 +27,14 @@ def _save(folder: Path, scale: float) -> None:
 def train(options: dict[str, str]) -> int:
     """Writes a log and two checkpoints."""
     known = {"output_dir", "train.total_steps", "data.batch_size", "weights", "train.save_every", "train.precision"}
-    known |= {"train.milestone_every", "train.to_static", "data.root", "train.profiler_options", "train.benchmark"}
+    known |= {
+        "train.milestone_every",
+        "train.to_static",
+        "data.root",
+        "train.profiler_options",
+        "train.benchmark",
+        "train.log_every",
+    }
     for name in options:
         if name not in known:
             print(f"{name}: unknown key")

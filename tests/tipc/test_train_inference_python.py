@@ -8,11 +8,11 @@ import pytest
 def test_a_good_chain_counts_its_commands(chain):
     outcome = chain.run()
     assert outcome.code == 0, outcome.text
-    assert outcome.text.count(" Run successfully with command - GFPGAN - ") == 7
-    assert "7 of 7 commands" in outcome.text
+    assert outcome.text.count(" Run successfully with command - GFPGAN - ") == 8
+    assert "8 of 8 commands" in outcome.text
     assert "4 logs agree" in outcome.text
     output = chain.root / "test_tipc/output/GFPGAN/lite_train_lite_infer"
-    assert (output / "results_python.log").read_text().count("Run successfully") == 8
+    assert (output / "results_python.log").read_text().count("Run successfully") == 9
     assert (output / "norm_train_gpus_-1_autocast_null.log").is_file()
 
 
@@ -95,7 +95,7 @@ def test_mixed_precision_sets_the_precision(chain):
     outcome = chain.run()
     assert outcome.code == 0, outcome.text
     assert "train.precision=float16" in outcome.text
-    assert "14 of 14 commands" in outcome.text
+    assert "16 of 16 commands" in outcome.text
 
 
 def test_the_text_of_a_parameter_file_is_never_evaluated(chain):
