@@ -1,9 +1,9 @@
 """Compares the `metric: value` lines of logs with a reference file.
 
-    python test_tipc/compare_results.py --gt_file REFERENCE --log_file 'GLOB' --atol 1e-3 --rtol 1e-3 [--metrics 'picture/*']
+    python test_tipc/compare_results.py --gt_file REFERENCE --log_file 'GLOB' --atol 1e-3 --rtol 1e-3
 
-Every log that matches has to hold every metric of the reference, or those whose name matches `--metrics`. Exit code 1 with one line per difference; also when
-there is no log or no reference. `--gt_file` may be one of the logs.
+Every log that matches has to hold every metric of the reference, or those whose name matches `--metrics`. Exit code 1
+with one line per difference; also when there is no log or no reference. `--gt_file` may be one of the logs.
 """
 
 from __future__ import annotations
