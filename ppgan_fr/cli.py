@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("ppgan_fr.predict", "restore photos"),
     "predict-video": ("ppgan_fr.predict_video", "restore a video"),
     "export": ("ppgan_fr.export", "write an inference model"),
+    "export-onnx": ("ppgan_fr.export_onnx", "turn an inference model into ONNX"),
     "convert": ("ppgan_fr.convert", "turn a torch checkpoint into .pdparams"),
     "make-faces": ("ppgan_fr.make_faces", "synthetic faces and their latent codes"),
     "degrade": ("ppgan_fr.data.degrade_faces", "degraded partners of a folder of faces"),
