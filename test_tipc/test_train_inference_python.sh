@@ -124,6 +124,7 @@ train() { # train TRAINER GPU AUTOCAST SAVE_DIR
     argument "$SPARE_TRAIN_KEY" "$SPARE_TRAIN"
     [[ $autocast != amp ]] || argument "$AUTOCAST_KEY" float16
     [[ $trainer != to_static_train ]] || echo "$TO_STATIC"
+    if [[ $gpu == -1 || $gpu == cpu* ]] && has_gpu; then echo device=cpu; fi
     # an earlier checkpoint, to show that the weights change between the two
     argument train.save_every "$every"
     argument train.milestone_every "$every"
@@ -140,11 +141,8 @@ train() { # train TRAINER GPU AUTOCAST SAVE_DIR
     launcher+=(--log_dir "$save/ranks")
   fi
   log=$save.log
-  if [[ $gpu == -1 || $gpu == cpu* ]]; then
-    CUDA_VISIBLE_DEVICES="" execute "$log" "$PYTHON" "${launcher[@]}" "${words[@]}" "${extra[@]}"
-  else
-    execute "$log" "$PYTHON" "${launcher[@]}" "${words[@]}" "${extra[@]}"
-  fi
+  [[ ! $gpu =~ ^[0-9]+$ ]] || export CUDA_VISIBLE_DEVICES=$gpu
+  execute "$log" "$PYTHON" "${launcher[@]}" "${words[@]}" "${extra[@]}"
   check "$PYTHON" test_tipc/checks.py training --log "$log" --dir "$save" --checkpoint "$CHECKPOINT" --arch "$ARCH"
   succeed
 }
