@@ -51,7 +51,10 @@ SMALL: dict[str, list[dict]] = {
 INPUTS: dict[str, tuple[int, ...]] = {
     "arcface": (1, 128, 128),
     "component_discriminator": (3, 40, 40),
+    "inception": (3, 80, 80),
+    "lpips": (3, 64, 64),
     "mobile_stylegan": (32,),
+    "mobilenet_v2": (3, 64, 64),
     "onet": (3, 48, 48),
     "parsenet": (3, 64, 64),
     "patch_discriminator": (6, 64, 64),

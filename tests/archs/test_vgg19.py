@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
 
+from ppgan_fr import weights
 from ppgan_fr.archs import vgg19
 
 
@@ -49,3 +53,22 @@ def test_the_input_is_scaled_as_the_weights_want_it(preprocess, expected):
 def test_an_unknown_layer_is_named():
     with pytest.raises(ValueError, match="no such layer \\['conv6_1'\\]"):
         vgg19.build(vgg19.Config(layers=("conv6_1",)))
+
+
+def test_folding_the_original_input_convention_into_the_first_layer_changes_only_the_rim():
+    tool = Path(__file__).resolve().parents[2] / "tools" / "third_party" / "vgg19.py"
+    spec = importlib.util.spec_from_file_location("convert_vgg19", tool)
+    converter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(converter)
+    rng = np.random.default_rng(0)
+    state = {
+        "features.0.weight": rng.normal(0, 0.1, (8, 3, 3, 3)).astype(np.float32),
+        "features.0.bias": rng.normal(0, 0.1, 8).astype(np.float32),
+    }
+    original = vgg19.build(vgg19.Config(layers=("conv1_1",), width=1 / 8, preprocess="caffe"))
+    folded = vgg19.build(vgg19.Config(layers=("conv1_1",), width=1 / 8))
+    weights.from_torch(original, state)
+    weights.from_torch(folded, converter.fold(state))
+    image = paddle.rand([1, 3, 12, 12]) * 2 - 1
+    expected, got = (network(image)["conv1_1"].numpy()[:, :, 1:-1, 1:-1] for network in (original, folded))
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())

