@@ -215,14 +215,14 @@ class ModulatedConv2D(nn.Layer):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.modulation(w)
-        weight = self.weight[0] * self.scale
+        weight = self.weight.squeeze(0) * self.scale
         x = x * style.unsqueeze([2, 3])
         if self.upsamples:
             x = self.blur(F.conv2d_transpose(x, weight.transpose([1, 0, 2, 3]), stride=2))
         else:
             x = F.conv2d(x, weight, padding=self.padding)
         if self.demodulates:
-            energy = paddle.matmul(style.square(), weight.square().sum(axis=[2, 3]), transpose_y=True)
+            energy = paddle.matmul(style * style, (weight * weight).sum(axis=[2, 3]), transpose_y=True)
             x = x * paddle.rsqrt(energy + 1e-8).unsqueeze([2, 3])
         return x
 

@@ -147,7 +147,7 @@ class Detect(nn.Layer):
             head = head.flatten(2).reshape([0, len(ANCHORS[0]), OUTPUTS, -1]).transpose([0, 1, 3, 2])
             scores = F.sigmoid(head)
             centre = (scores[..., 0:2] * 2 - 0.5 + cells) * stride
-            size = (scores[..., 2:4] * 2).square() * anchor
+            size = 4 * scores[..., 2:4] * scores[..., 2:4] * anchor
             points = [head[..., 5 + 2 * i : 7 + 2 * i] * anchor + cells * stride for i in range(5)]
             rows = paddle.concat([centre, size, scores[..., 4:5], *points, scores[..., 15:16]], axis=-1)
             decoded.append(rows.reshape([0, -1, OUTPUTS]))
