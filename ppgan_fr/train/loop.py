@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -85,7 +87,7 @@ def train(config: Config) -> None:
         save(run)  # from the first moment there is something to go back to
     journal = log.Journal(output_dir, settings.visualdl) if first else None
     try:
-        with _signals() as asked:
+        with _signals(run) as asked:
             _steps(run, loader, journal, asked)
     except DivergedError as error:
         kept = checkpoint.find(run.latest)
@@ -326,26 +328,57 @@ def _progress(run: Run) -> Any:
 
 
 class _signals:  # noqa: N801 - used like a function
-    """Within this context SIGTERM and SIGINT are remembered, so that the step can be finished and saved."""
+    """Within this context SIGTERM and SIGINT are remembered, so that the step can be finished and saved.
+
+    When a process of several dies, the launcher sends SIGTERM to the others, which may hang in a collective operation
+    that nobody will answer, where Python handles no signal. A thread waits for that, says so and ends the process.
+    """
+
+    PATIENCE = 12.0
+    """Seconds; the launcher kills after 30."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.asked: list[str] = []
+        self.before: dict[int, Any] = {}
+        self.finished = threading.Event()
 
     def __enter__(self) -> list[str]:
-        self.asked: list[str] = []
-        self.before = {}
+        if threading.current_thread() is not threading.main_thread():
+            return self.asked
         for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self.before[number] = signal.signal(number, self._remember)
-            except ValueError:  # not in the main thread
-                break
+            self.before[number] = signal.signal(number, self._remember)
+        if distributed.world_size() > 1:
+            reader, writer = os.pipe()
+            os.set_blocking(writer, False)
+            signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
         return self.asked
 
     def _remember(self, number: int, _frame: object) -> None:
-        if self.asked:  # asked twice: at once
+        if self.asked and number == signal.SIGINT:  # asked twice by a person: at once
             sys.exit(128 + number)
         self.asked.append(signal.Signals(number).name)
 
-    def __exit__(self, *_: object) -> None:
+    def _watch(self, reader: int) -> None:
+        while (number := os.read(reader, 1)[0]) != signal.SIGTERM:
+            pass
+        if not self.finished.wait(self.PATIENCE):
+            text = (
+                f"ppgan-fr train: process {distributed.rank()} of {distributed.world_size()}: "
+                f"{signal.Signals(number).name} while waiting for another process, which probably ended; "
+                f"stopped after step {self.run.step}, continue with --resume from {self.run.latest}\n"
+            )
+            os.write(2, text.encode())
+            os._exit(1)  # checkpoints are atomic; the main thread will never come back
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.finished.set()
         for number, before in self.before.items():
             signal.signal(number, before)
+        if kind in (distributed.ProcessLostError, StoppedError) and distributed.world_size() > 1:
+            # The launcher asks several times, and is about to end this process anyhow; it shall say why before that.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _profiler(options: str | None, output_dir: Path) -> Any:

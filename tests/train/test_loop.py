@@ -145,3 +145,14 @@ def test_training_on_the_compiled_generator_gives_the_same_losses(toy_config):
         lines = (loop.Path(config.output_dir) / "log.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_visualdl_gets_scalars_pictures_and_the_graph(toy_config):
+    pytest.importorskip("visualdl")
+    from visualdl import LogReader
+
+    config = toy_config("shown", total_steps=2, visualdl=True)
+    loop.train(config)
+    (record,) = (loop.Path(config.output_dir) / "vdl").glob("vdlrecords*")
+    tags = LogReader(file_path=str(record)).get_tags()
+    assert "g/pixel" in tags["scalar"]
