@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", help="text file with the names to use, one a line; default: all of the folder")
     parser.add_argument("--output", required=True, help="folder for index.html and facebench.json")
     parser.add_argument("--weights", help="weights of the generator, instead of the configuration's")
-    parser.add_argument("--vgg", default="weights/vgg19_caffe.pdparams", help="VGG19 (tools/third_party/vgg19.py)")
+    parser.add_argument("--vgg", default="weights/vgg19.pdparams", help="VGG19 (tools/third_party/vgg19.py)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="gfpgan", help="how the faces are degraded")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="use the first so many faces; 0: all")
@@ -169,7 +169,7 @@ class Judge:
         self.vgg = _vgg(vgg)
         self.names = {"identity": "SFace", "landmarks": "YuNet + ONet", "niqe": "NIQE (BasicSR's parameters)"}
         if self.vgg is not None:
-            self.names["perceptual"] = "VGG19 (Caffe weights), conv1_2 to conv5_4"
+            self.names["perceptual"] = "VGG19 (the original weights), conv1_2 to conv5_4"
 
     def features(self, picture: np.ndarray) -> dict[str, Any]:
         """What the learned measures see in a picture, (512, 512, 3) uint8 BGR."""
@@ -308,7 +308,7 @@ def _vgg(path: str | None) -> Callable[[np.ndarray], dict] | None:
     from ppgan_fr.archs import vgg19
     from ppgan_fr.weights import load_into
 
-    network = vgg19.build(vgg19.Config(preprocess="caffe"))
+    network = vgg19.build(vgg19.Config())
     load_into(network, find_file(path))
     network.eval()
 

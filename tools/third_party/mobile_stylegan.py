@@ -2,7 +2,7 @@
 
     python tools/third_party/mobile_stylegan.py --output weights/mobile_stylegan.npz
 
-The package (random-face 2021.7.21.1, Apache-2.0) is fetched with `pip download --no-deps` unless `--wheel` names it. Its
+The package (random-face 2021.7.21.1, Apache-2.0) comes by `pip download --no-deps` unless `--wheel` is there. Its
 network was distilled from StyleGAN2-FFHQ, whose own weights are for non-commercial use. Only the XML and the raw
 constants are read.
 """

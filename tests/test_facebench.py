@@ -1,0 +1,103 @@
+"""The quality bench: what is degraded, measured, counted and shown."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from ppgan_fr import facebench
+from ppgan_fr.facebench import BenchError
+
+
+@pytest.fixture
+def faces(tmp_path):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for index in range(3):
+        picture = np.random.default_rng(index).integers(0, 255, (32, 32, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(picture, (512, 512), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+class FakeJudge:
+    names = {"identity": "fake"}
+
+    def __init__(self, *_):
+        pass
+
+    def features(self, picture):
+        return {"mean": float(picture.mean())}
+
+    def compare(self, picture, original, known):
+        return dict.fromkeys(facebench.COLUMNS, abs(float(picture.mean()) - known["mean"])) | {"landmarks": None}
+
+
+@pytest.fixture
+def bench(monkeypatch, faces, tmp_path):
+    restorer = SimpleNamespace(restore_faces=lambda crops: [np.float32(one.image) for one in crops], settings="fake")
+    monkeypatch.setattr(facebench, "load_restorer", lambda *_, **__: restorer)
+    monkeypatch.setattr(facebench, "Judge", FakeJudge)
+
+    def run(**changes):
+        arguments = {
+            "config": "c.yaml",
+            "override": [],
+            "faces": str(faces),
+            "list": None,
+            "weights": None,
+            "vgg": None,
+        }
+        arguments |= {"vgg": None, "output": str(tmp_path / "out"), "protocol": "gfpgan", "seed": 0, "limit": 0, "fidelity": None}
+        code = facebench.run(SimpleNamespace(**(arguments | changes)))
+        return code, json.loads((tmp_path / "out" / "facebench.json").read_text()), tmp_path / "out" / "index.html"
+
+    return run
+
+
+def test_two_runs_measure_the_same(bench):
+    assert bench()[1]["faces"][0]["input"] == bench()[1]["faces"][0]["input"]
+
+
+def test_another_seed_degrades_differently(bench):
+    assert bench(seed=1)[1]["faces"][0]["input"] != bench()[1]["faces"][0]["input"]
+
+
+def test_what_could_not_be_measured_is_counted(bench):
+    means = bench()[1]["means"]["restored"]
+    assert means["landmarks"] == {"mean": None, "count": 0, "failures": 3}
+    assert means["psnr"]["count"] == 3
+
+
+def test_a_broken_face_is_named_and_the_others_are_measured(bench, faces, capsys):
+    (faces / "1.png").write_bytes(b"not a picture")
+    code, report, _ = bench()
+    assert code == 1
+    assert report["count"] == 2
+    assert report["failures"][0]["input"] == "1.png"
+    assert "failed: 1.png" in capsys.readouterr().out
+
+
+def test_the_page_needs_nothing_from_outside(bench):
+    text = bench()[2].read_text()
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    assert text.count("data:image/jpeg;base64,") == 3
+
+
+def test_a_listed_face_that_is_absent_is_an_error(faces, tmp_path):
+    listing = tmp_path / "list.txt"
+    listing.write_text("# comment\n0.png\nelse.png\n")
+    with pytest.raises(BenchError, match="else.png"):
+        facebench.chosen(str(faces), str(listing), 0)
+
+
+def test_softening_keeps_size_and_mean():
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    soft = facebench.soften(picture)
+    assert soft.shape == picture.shape
+    assert abs(float(soft.mean()) - float(picture.mean())) < 3
+    assert soft.std() < picture.std()
