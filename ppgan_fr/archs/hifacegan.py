@@ -272,13 +272,32 @@ class LocalImportancePool(nn.Layer):
     def __init__(self, channels: int):
         super().__init__()
         self.logit = nn.Sequential(
-            _conv(channels, channels, bias=False), nn.InstanceNorm2D(channels, epsilon=EPSILON), LimitedLogit()
+            _conv(channels, channels, bias=False), InstanceNorm(channels, epsilon=EPSILON), LimitedLogit()
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H/2, W/2)."""
         importance = paddle.exp(self.logit(x))
         return _pool(x * importance) / _pool(importance)
+
+
+class InstanceNorm(nn.InstanceNorm2D):
+    """Instance normalisation that in evaluation is made of operators every engine knows (OpenVINO lacks its own)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        if self.training:
+            return super().forward(x)
+        out = _standardised(x)
+        if self.scale is None:
+            return out
+        return out * self.scale.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """Every channel of every picture at mean 0 and variance 1 (biased estimate)."""
+    centred = x - x.mean([2, 3], keepdim=True)
+    return centred / paddle.sqrt((centred * centred).mean([2, 3], keepdim=True) + EPSILON)
 
 
 class LimitedLogit(nn.Layer):
@@ -408,7 +427,7 @@ class ParamFreeNorm(nn.Layer):
         if self.training:
             return self._with_batch_statistics(x)
         if self.per_image_in_eval:
-            return F.instance_norm(x, eps=EPSILON)
+            return _standardised(x)
         return F.batch_norm(x, self.running_mean, self.running_var, training=False, epsilon=EPSILON)
 
     def _with_batch_statistics(self, x: Tensor) -> Tensor:
@@ -437,8 +456,8 @@ def _conv(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv2D:
     )
 
 
-def _instance_norm(channels: int) -> nn.InstanceNorm2D:
-    return nn.InstanceNorm2D(channels, epsilon=EPSILON, weight_attr=False, bias_attr=False)
+def _instance_norm(channels: int) -> InstanceNorm:
+    return InstanceNorm(channels, epsilon=EPSILON, weight_attr=False, bias_attr=False)
 
 
 def _nearest(x: Tensor, size: list[int]) -> Tensor:
