@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ppgan_fr.config import ConfigError, Pipeline, build, find_file, make_config
 from ppgan_fr.face.face_model import FaceModel, FaceModelError
-from ppgan_fr.face.sgpn import shape_guided_restorer
+from ppgan_fr.face.sgpn import shape_guided_restorer, unguided_restorer
 from ppgan_fr.face.spec import ModelSpec
 from ppgan_fr.face.synthetic_model import load_face_model
 from ppgan_fr.face.types import Detect, Restore, Run
@@ -14,6 +14,9 @@ from ppgan_fr.weights import WeightsError, load_into
 
 INPUTS = ("rendered", "coefficients")
 """Inputs beside the picture that tell a generator to be guided by a shape."""
+
+NO_SHAPE = "none"
+"""As `pipeline.face_model`: restore without a shape, as a generator of `recipe.use_shape=false` was trained."""
 
 
 def wants_shape(spec: ModelSpec) -> bool:
@@ -45,6 +48,8 @@ def guided_restorer(
         FaceModelError: the face model is missing or damaged.
         WeightsError: the shape network's weights are missing or belong to another network.
     """
+    if pipeline.face_model == NO_SHAPE:
+        return unguided_restorer(run)
     weights = shape_weights(pipeline, beside)
     for field, value in (("shape", pipeline.shape), ("shape_weights", weights), ("face_model", pipeline.face_model)):
         if value is None:

@@ -100,6 +100,14 @@ def test_the_face_of_an_aligned_crop_is_located_anew(checkpoint, photo, monkeypa
     assert seen == [(32, 32, 3)]
 
 
+def test_a_generator_trained_without_shape_is_restored_without_it(checkpoint, photo, monkeypatch):
+    monkeypatch.setattr(restorer, "face_detector", lambda section: one_face)
+    plain = restorer.load_restorer(config_for(checkpoint, face_model="none", shape=None), engine="eager")
+    guided = restorer.load_restorer(config_for(checkpoint), engine="eager")
+    without, with_shape = (ready.restore(photo, options()).faces[0].image.astype(int) for ready in (plain, guided))
+    assert np.abs(without - with_shape).max() > 0
+
+
 def test_an_aligned_crop_without_a_face_says_so(checkpoint, photo, monkeypatch):
     monkeypatch.setattr(restorer, "face_detector", lambda section: lambda image: [])
     ready = restorer.load_restorer(config_for(checkpoint), aligned=True, engine="eager")

@@ -14,7 +14,7 @@ import numpy as np
 from ppgan_fr.face.align import SGPN_512, AlignError, align, similarity
 from ppgan_fr.face.face_model import FaceModel
 from ppgan_fr.face.paste import paste_sgpn
-from ppgan_fr.face.shape3d import IMAGE_SIZE, render
+from ppgan_fr.face.shape3d import COEFFICIENTS, IMAGE_SIZE, render
 from ppgan_fr.face.types import AlignedFace, Detect, Face, Restore, Run
 
 STANDARD_LANDMARKS = np.array(
@@ -183,10 +183,30 @@ def restore_crop(
     """
     picture = crop[:, :, ::-1].astype(np.float32) / 127.5 - 1
     rendered, coefficients = guide(picture, landmarks, run_shape, model)
+    return GuidedFace(_generate(picture, rendered, coefficients, run_image), rendered, coefficients)
+
+
+def _generate(picture: np.ndarray, rendered: np.ndarray, coefficients: np.ndarray, run_image: Run) -> np.ndarray:
+    """The generator's answer, (S, S, 3) float32 RGB clamped to [-1, 1]."""
     inputs = {"lq": picture, "rendered": rendered}
     arrays = {name: np.ascontiguousarray(value.transpose(2, 0, 1)[None]) for name, value in inputs.items()}
     restored = run_image({**arrays, "coefficients": coefficients[None]})[0][0].transpose(1, 2, 0)
-    return GuidedFace(np.clip(restored, -1, 1), rendered, coefficients)
+    return np.clip(restored, -1, 1)
+
+
+def unguided_restorer(run_image: Run) -> Restore:
+    """For a generator trained without the shape (`recipe.use_shape=false`): an empty drawing and zero coefficients."""
+
+    def restore(faces: list[AlignedFace]) -> list[np.ndarray]:
+        results = []
+        for face in faces:
+            picture = face.image[:, :, ::-1].astype(np.float32) / 127.5 - 1
+            nothing = np.zeros(COEFFICIENTS, np.float32)
+            restored = _generate(picture, np.full_like(picture, -1), nothing, run_image)
+            results.append((restored[:, :, ::-1] + 1) * 127.5)
+        return results
+
+    return restore
 
 
 def shape_guided_restorer(
