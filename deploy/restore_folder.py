@@ -252,9 +252,7 @@ def open_detector(open_run: OpenRun, args: argparse.Namespace) -> Detect:
     folder = args.detector_dir or args.model_dir
     for name in ("yunet", "onet"):
         if not (folder / name / "inference.yml").is_file():
-            raise InferError(
-                f"{folder / name}: the exported detector is not there; pass --detector_dir or --aligned True"
-            )
+            raise InferError(f"{folder / name}: no exported detector here; pass --detector_dir or --aligned True")
     fixed = argparse.Namespace(**{**vars(args), "engine": None, "precision": "fp32", "use_tensorrt": False})
     return detector(open_run(folder / "yunet", fixed), open_run(folder / "onet", fixed))
 
@@ -323,10 +321,12 @@ def _one_line(error: BaseException, path: Path) -> str:
 def peak_memory_mb() -> float:
     """Most memory this process has held so far."""
     try:
-        import resource
-    except ImportError:  # not on this system
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:  # not on this system
         return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not getrusage: what it says includes the parent's memory at the moment of the fork
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "VmHWM: nan")
+    return float(line.split()[1]) / 1024
 
 
 def autolog(times: Times, spec: ModelSpec, args: argparse.Namespace, facts: dict[str, Any]) -> str:
