@@ -3,10 +3,11 @@
   python tools/eval.py -c configs/gfpgan_v1.3.yaml -o weights=weights/GFPGANv1.3.pth evaluate.root=data/celeba_test
   python tools/eval.py -c configs/eval/lfw.yaml -o weights=W --output metrics.json
 
-Metrics of `evaluate.metrics`: psnr, ssim, ms_ssim, perceptual (VGG19 features), lpips, identity, landmarks compare with
-the originals; niqe needs none; fid compares the whole set with `reference_root`. A metric whose network or weights are
-not there is reported as unavailable with the reason, and one that stands in for another has its own name:
-`identity_angle_sface` is not `identity_angle_arcface`, `frechet_mobilenet_distance` is not `fid`.
+Metrics of `evaluate.metrics`: psnr, ssim, ms_ssim, perceptual (VGG19 features), lpips, identity, embedding (FED),
+landmarks (LLE, LMD) compare with the originals; niqe needs none; fid compares the whole set with `reference_root`. A
+metric whose network or weights are not there is reported as unavailable with the reason, and one that stands in for
+another has its own name: `identity_angle_sface` is not `identity_angle_arcface`, `frechet_mobilenet_distance` is not
+`fid`.
 """
 
 from __future__ import annotations
@@ -267,10 +268,15 @@ def _measures(section: Evaluate, size: int) -> tuple[dict[str, Measure], dict[st
         "psnr": lambda *_: ("psnr", metrics.psnr),
         "ssim": lambda *_: ("ssim", metrics.ssim),
         "ms_ssim": lambda *_: ("ms_ssim", metrics.ms_ssim),
+        "ms_ssim_as_published": lambda *_: (
+            "ms_ssim_as_published",
+            lambda a, b: metrics.ms_ssim(a, b, as_published=True),
+        ),
         "niqe": lambda *_: ("niqe", lambda picture, _: metrics.niqe(picture)),
         "perceptual": _perceptual,
         "lpips": _lpips,
         "identity": _identity,
+        "embedding": _embedding,
         "landmarks": _landmarks,
     }
     known = [*makers, "fid"]
@@ -304,13 +310,22 @@ def _lpips(section: Evaluate, size: int) -> tuple[str, Measure]:
 
 
 def _identity(section: Evaluate, size: int) -> tuple[str, Measure]:
+    name, embed = _embedder(section, size)
+    return f"identity_angle_{name}", lambda a, b: metrics.identity_angle(embed(a), embed(b))
+
+
+def _embedding(section: Evaluate, size: int) -> tuple[str, Measure]:
+    name, embed = _embedder(section, size)
+    return f"face_embedding_distance_{name}", lambda a, b: metrics.face_embedding_distance(embed(a), embed(b))
+
+
+def _embedder(section: Evaluate, size: int) -> tuple[str, Callable[[Picture], np.ndarray]]:
+    """The network that knows faces, by name, and the embedding of a picture by it."""
     if "arcface" in section.weights:
         from ppgan_fr.losses import gray_resize
 
         network = _network(section, "arcface")
-        return "identity_angle_arcface", lambda a, b: metrics.identity_angle(
-            _run(network, a, gray_resize), _run(network, b, gray_resize)
-        )
+        return "arcface", lambda picture: _run(network, picture, gray_resize)
     from ppgan_fr.archs.sface import TEMPLATE_112
     from ppgan_fr.restorer import shipped
 
@@ -322,7 +337,7 @@ def _identity(section: Evaluate, size: int) -> tuple[str, Measure]:
         crop = align(picture, landmarks, template).image[..., ::-1].transpose(2, 0, 1)
         return run_sface({"image": crop[None].astype(np.float32)})[0]
 
-    return "identity_angle_sface", lambda a, b: metrics.identity_angle(embed(a), embed(b))
+    return "sface", embed
 
 
 def _landmarks(section: Evaluate, size: int) -> tuple[str, Measure]:

@@ -416,6 +416,7 @@ BETTER: dict[str, Direction] = {
     "psnr": "higher",
     "ssim": "higher",
     "ms_ssim": "higher",
+    "ms_ssim_as_published": "higher",
     "niqe": "lower",
     "lpips": "lower",
     "perceptual_distance": "lower",
