@@ -50,8 +50,12 @@ def bench(monkeypatch, faces, tmp_path):
             "list": None,
             "weights": None,
             "vgg": None,
+            "output": str(tmp_path / "out"),
+            "protocol": "gfpgan",
+            "seed": 0,
+            "limit": 0,
+            "fidelity": None,
         }
-        arguments |= {"vgg": None, "output": str(tmp_path / "out"), "protocol": "gfpgan", "seed": 0, "limit": 0, "fidelity": None}
         code = facebench.run(SimpleNamespace(**(arguments | changes)))
         return code, json.loads((tmp_path / "out" / "facebench.json").read_text()), tmp_path / "out" / "index.html"
 

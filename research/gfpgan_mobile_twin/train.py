@@ -3,8 +3,8 @@
     python train.py --stage 1 --faces FACES --real LIST --prior mobile_stylegan.npz --head head.pt --output runs/stage1
     python train.py --stage 2 --resume runs/stage1/last.pt --vgg vgg19.npz ... --output runs/stage2
 
-FACES is a folder made by `tools/make_faces.py` and `latents.py`, LIST a text file of further aligned 512 px portraits, a
-path per line.
+FACES is a folder made by `tools/make_faces.py` and `latents.py`, LIST a text file of further aligned 512 px portraits,
+one path a line.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def gram(x):
 
 
 def crops(fake, real, size, rng):
-    """The same window of every picture: 2 times of 5 the whole face at half size, else full detail around the features."""
+    """The same window of every picture: 2 times of 5 the whole face at half size, else detail at full size."""
     if rng.random() < 0.4:
         return F.avg_pool2d(fake, 2), F.avg_pool2d(real, 2)
     y, x = int(rng.integers(96, 416 - size + 65)), int(rng.integers(64, 448 - size + 1))

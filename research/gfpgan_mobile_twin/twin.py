@@ -1,7 +1,7 @@
 """PyTorch twin of `ppgan_fr/archs/{mobile_stylegan,gfpgan_mobile}.py`: the same parameter names, the same arithmetic.
 
-It exists to train the one network faster where PyTorch is at hand; `tools/convert_weights.py --arch gfpgan_mobile` reads
-its checkpoints, and `test_twin.py` holds the two together.
+It exists to train the one network faster where PyTorch is at hand. `tools/convert_weights.py --arch gfpgan_mobile`
+reads its checkpoints, and `test_twin.py` holds the two together.
 """
 
 from __future__ import annotations
