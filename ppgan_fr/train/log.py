@@ -3,8 +3,8 @@
     [TRAIN] epoch: 1, iter: 10/100, lr: 0.00200000, loss: 12.34567, g/pixel: 0.08310, ..., avg_reader_cost: 0.00123 sec,
     avg_batch_cost: 0.51234 sec, avg_samples: 3.0, avg_ips: 5.85550 images/sec, eta: 0:12:34
 
-`loss` is the sum of the first phase; `avg_*` are means since the line before. The line is the one that the tools around
-Paddle's reproduction repositories read (`loss: <number>,` stands exactly once in it, `ips:` once).
+`loss` is what the generator minimises; `avg_*` are means since the line before. The line is the one that the tools
+around Paddle's reproduction repositories read (`loss: <number>,` stands exactly once in it, `ips:` once).
 """
 
 from __future__ import annotations

@@ -269,9 +269,10 @@ def _log(
     if journal is None:
         meter.restart()
         return
-    first = run.recipe.phases[0]
-    rate = first.optim.lr * lr_factor(run.recipe.schedule, run.step)
-    loss = sum(value for name, value in numbers.items() if name.startswith(f"{first.name}/"))
+    shown = next((phase for phase in run.recipe.phases if phase.network is run.generator), run.recipe.phases[0])
+    rate = shown.optim.lr * lr_factor(run.recipe.schedule, run.step)
+    minimised = [name for name in numbers if name.startswith(f"{shown.name}/") and name in run.stepper.minimised]
+    loss = sum(numbers[name] for name in minimised)
     costs = meter.summary(settings.total_steps - run.step)
     epoch = (run.step * settings.accumulate * data.batch_size - 1) // pictures + 1
     LOGGER.info("%s", log.line(epoch, run.step, settings.total_steps, rate, loss, numbers, costs))

@@ -56,6 +56,8 @@ class Stepper:
         self.optimizers = {phase.name: make_optimizer(phase.optim, phase.network) for phase in recipe.phases}
         scaled = precision == "float16"
         self.scalers = {phase.name: paddle.amp.GradScaler(enable=scaled) for phase in recipe.phases}
+        self.minimised: set[str] = set()
+        """`phase/term` of everything that a gradient was taken of; the other terms are only logged."""
         self.ema = None if recipe.ema is None else Ema(recipe.networks["generator"], recipe.ema)
 
     def step(self, batches: Sequence[Batch], step: int) -> Terms:
@@ -106,6 +108,8 @@ class Stepper:
         learned = [term.astype("float32") for term in terms.values() if not term.stop_gradient]
         for name, term in terms.items():
             key = f"{phase.name}/{name}"
+            if not term.stop_gradient:
+                self.minimised.add(key)
             value = term.detach().astype("float32").mean() / parts
             said[key] = said[key] + value if key in said else value
         if not learned:
