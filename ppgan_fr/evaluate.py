@@ -239,7 +239,8 @@ def _restorer(config: Config, network: Any) -> Callable[[list[Picture]], list[Pi
     run_network = eager_run(network, *spec.input_names)
     template = named_template(config.pipeline.template).at_size(config.pipeline.size)
     if wants_shape(spec):
-        restore = guided_restorer(config.pipeline, run_network, spec)
+        trained = find_file(config.weights) if config.weights else Path(config.output_dir) / "latest"
+        restore = guided_restorer(config.pipeline, run_network, spec, beside=trained)
     else:
         fidelity = config.pipeline.fidelity if "fidelity" in spec.input_names else None
         batch_size = config.evaluate.batch_size if config.evaluate else 1

@@ -51,6 +51,7 @@ train_little() { # a checkpoint of a few steps, for the chains that begin after 
   checkpoint=$(named 11 train_model_name)
   read -ra words <<<"$(named 16 norm_train)"
   step "$folder (training)" "$PYTHON" "${words[@]}" "output_dir=$folder/training" train.total_steps=2 data.batch_size=2
+  cp "$(dirname "$folder/training/$checkpoint")"/*.pdparams "$folder/" # SGPN's shape network has to lie beside
   cp "$folder/training/$checkpoint" "$folder/generator.pdparams"
 }
 
