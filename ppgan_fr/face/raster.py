@@ -76,8 +76,9 @@ def rasterize(
         raise ValueError(f"engine must be 'auto', 'numpy' or 'numba', got {engine!r}")
     if engine == "auto":
         engine = "numba" if has_numba() else "numpy"
-    scan = _numba_scan() if engine == "numba" else _numpy_scan
-    face, z = scan(points, depth, triangles, height, width)
+    if engine == "numba":
+        return Raster(*_numba_scan()(points, depth, triangles, height, width))
+    face, z = _numpy_scan(points, depth, triangles, height, width)
     weights = _weights(points, depth, triangles, face)
     return Raster(face, np.where(face >= 0, z, -1).astype(np.float32), weights)
 
@@ -154,7 +155,7 @@ def _depth_inside(px, py, x, y, z, area):
 
 @functools.lru_cache(maxsize=1)
 def _numba_scan():
-    """The compiled twin of `_numpy_scan`."""
+    """The compiled twin of `_numpy_scan` and `_weights`."""
     if not has_numba():
         raise ValueError("engine 'numba' needs the package numba: pip install -r requirements-sgpn.txt")
     import numba
@@ -191,7 +192,27 @@ def _numba_scan():
                         if z >= 0 and z < nearest[row, column]:
                             nearest[row, column] = z
                             face[row, column] = t
-        return face, nearest
+        z_buffer = np.full((height, width), -1, np.float32)
+        weights = np.full((height, width, 3), -1, np.float32)
+        for row in range(height):
+            py = 1 - (2 * row + 1) / height
+            for column in range(width):
+                t = face[row, column]
+                if t < 0:
+                    continue
+                px = 1 - (2 * column + 1) / width
+                i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                x0, x1, x2 = points[i, 0], points[j, 0], points[k, 0]
+                y0, y1, y2 = points[i, 1], points[j, 1], points[k, 1]
+                a = ((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1)) / depth[i]
+                b = ((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2)) / depth[j]
+                c = ((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0)) / depth[k]
+                total = a + b + c
+                weights[row, column, 0] = a / total
+                weights[row, column, 1] = b / total
+                weights[row, column, 2] = c / total
+                z_buffer[row, column] = nearest[row, column]
+        return face, z_buffer, weights
 
     return scan
 

@@ -1,8 +1,11 @@
+import time
+
 import numpy as np
 import pytest
 
-from ppgan_fr.face import raster
+from ppgan_fr.face import raster, shape3d
 from ppgan_fr.face.raster import rasterize
+from ppgan_fr.face.synthetic_model import synthetic_model
 
 ENGINES = ["numpy", pytest.param("numba", marks=pytest.mark.skipif(not raster.has_numba(), reason="needs numba"))]
 every_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -87,6 +90,22 @@ def test_weights_give_back_a_plane_seen_in_perspective(engine):
     np.testing.assert_allclose(got.weights[covered].sum(axis=1), 1, atol=1e-6)
     corners = np.array([[0, 1, 2], [0, 2, 3]])[got.face[covered]]
     np.testing.assert_allclose((got.weights[covered] * depth[corners]).sum(axis=1), got.depth[covered], rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "allowed"), [("numpy", 0.040), pytest.param("numba", 0.005, marks=ENGINES[1].marks)]
+)
+def test_a_mesh_of_the_basel_models_size_is_drawn_in_milliseconds_of_cpu_time(engine, allowed):
+    model = synthetic_model(189)
+    assert len(model.triangles) > 70_000
+    mesh = shape3d.mesh(model, shape3d.split_coefficients(np.zeros(257)))
+    took = []
+    for _ in range(10):
+        start = time.process_time()
+        shape3d.raster(model, mesh.vertices, engine)
+        took.append(time.process_time() - start)
+    assert min(took) < allowed
 
 
 def test_the_empty_part_of_an_interpolated_picture_is_zero():
