@@ -38,6 +38,7 @@ PY
 
 stop_server() { # ends the server and everything it started: it runs in a process group of its own
   [[ -n $SERVER ]] || return 0
+  [[ ! -f $SERVING_DIR/stop.sh ]] || bash "$SERVING_DIR/stop.sh" >>"$OUTPUT/stop.log" 2>&1 || true
   kill -TERM -- "-$SERVER" 2>/dev/null || true
   local waited
   for ((waited = 0; waited < 20; waited++)); do
@@ -66,11 +67,17 @@ for index in "${!words[@]}"; do
   [[ ! -f $SERVING_DIR/${words[index]} ]] || words[index]=$SERVING_DIR/${words[index]}
 done
 LAST_COMMAND="${words[*]} --port $PORT" LAST_LOG=$OUTPUT/server.log
-setsid "${words[@]}" --port "$PORT" ${MODEL_DIR:+--model_dir "$MODEL_DIR"} >"$LAST_LOG" 2>&1 </dev/null &
+MODEL_OPTION=()
+[[ $MODEL_DIR == null ]] || MODEL_OPTION=(--model_dir "$MODEL_DIR")
+setsid "${words[@]}" --port "$PORT" "${MODEL_OPTION[@]}" >"$LAST_LOG" 2>&1 </dev/null &
 SERVER=$!
-for ((second = 0; second < WAIT * 2; second++)); do
+ended=False
+for ((turn = 0; turn < WAIT * 2; turn++)); do
   ! answers || break
-  kill -0 -- "-$SERVER" 2>/dev/null || fault "the server ended before it answered"
+  if [[ $ended == False ]] && ! kill -0 "$SERVER" 2>/dev/null; then
+    ended=True # a start script may leave the service behind and end well
+    wait "$SERVER" || fault "the server ended before it answered"
+  fi
   sleep 0.5
 done
 answers || fault "the server did not answer within $WAIT s"

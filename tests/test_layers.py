@@ -48,6 +48,7 @@ TABLE: dict[str, set[str]] = {
     # one predictor for `predict` and deploy/inference_python; it knows no network
     "ppgan_fr/inference.py": FACE | {"paddle"},
     "deploy": FACE | {"ppgan_fr.inference", "deploy", "paddle", "onnxruntime", "yaml", "tqdm"},
+    "deploy/serving_python": FACE | {"ppgan_fr.inference", "deploy", "paddle", "paddle_serving_server", "yaml", "PIL"},
 }
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 
