@@ -48,7 +48,9 @@ TABLE: dict[str, set[str]] = {
     # one predictor for `predict` and deploy/inference_python; it knows no network
     "ppgan_fr/inference.py": FACE | {"paddle"},
     "deploy": FACE | {"ppgan_fr.inference", "deploy", "paddle", "onnxruntime", "yaml", "tqdm"},
-    "deploy/serving_python": FACE | {"ppgan_fr.inference", "deploy", "paddle", "paddle_serving_server", "yaml", "PIL"},
+    "deploy/serving_python": FACE
+    | {"ppgan_fr.inference", "deploy", "paddle", "paddle_serving_server", "yaml", "PIL", "grpc", "waitress", "google"},
+    "deploy/serving_python/prepare_models.py": TOP,  # runs before the service, in the main environment
 }
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 
