@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 # command -> (module with add_arguments and run, one line for --help)
@@ -54,6 +55,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     """Runs the command `name`, with our errors turned into one line and exit code 2."""
     module_name, summary = COMMANDS[name]
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ notices are no news for a user
+    warnings.filterwarnings("ignore", message="No ccache found")  # said by Paddle's import, about building extensions
     try:
         module = importlib.import_module(module_name)
         parser = argparse.ArgumentParser(f"ppgan-fr {name}", description=summary, formatter_class=Formatter)
