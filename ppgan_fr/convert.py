@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", required=True, metavar="NAME", help="the network: a file name in ppgan_fr/archs")
     parser.add_argument("--input", required=True, metavar="X.pth", help="checkpoint, zip or legacy format")
     parser.add_argument("--output", required=True, metavar="Y.pdparams", help="where the weights go")
-    parser.add_argument(
-        "-c", "--config", help="YAML with a section of that arch; default: the released sizes"
-    )
+    parser.add_argument("-c", "--config", help="YAML with a section of that arch; default: the released sizes")
     parser.add_argument(
         "-o",
         "--override",

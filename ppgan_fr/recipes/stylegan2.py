@@ -3,7 +3,7 @@
 Paper: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020.
 Read from: BasicSR `basicsr/models/stylegan2_model.py` and `options/train/StyleGAN` (Apache-2.0).
 
-A step: discriminator (logistic loss, every `r1_every` steps R1), then generator (non-saturating loss, every `path_every`
+A step: discriminator (logistic loss, every `r1_every` steps R1), then generator (non-saturating, every `path_every`
 steps path length on a smaller batch), then the moving average. Both regularisers join the gradient of the same step.
 Both optimizers have their betas scaled for that; the paper scales the learning rates too, BasicSR computes the scaled
 ones and does not use them: `scale_lr` decides.
