@@ -28,7 +28,7 @@ TIPC_CONFIG ?= test_tipc/configs/GFPGAN/train_infer_python.txt
 TIPC_MODE ?= lite_train_lite_infer
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-slow parity smoke lint format align tipc bench clean
+.PHONY: help install install-dev demo test test-slow parity smoke lint format align tipc cpp bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ align: $(DEV_READY) ## write the reprod_log files and the report of docs/alignme
 tipc: $(DEV_READY) ## one TIPC chain; TIPC_CONFIG=... TIPC_MODE=... choose it
 	PATH="$(if $(BIN),$(abspath $(BIN)):)$$PATH" bash test_tipc/prepare.sh $(TIPC_CONFIG) $(TIPC_MODE)
 	PATH="$(if $(BIN),$(abspath $(BIN)):)$$PATH" bash test_tipc/run.sh $(TIPC_CONFIG) $(TIPC_MODE)
+
+cpp: $(RUN_READY) ## build the C++ program build/cpp/restore (needs cmake, g++, libjpeg and libpng)
+	cmake -S deploy/inference_cpp -B build/cpp -DPYTHON=$(PY)
+	cmake --build build/cpp --parallel $(JOBS)
 
 bench: $(DEV_READY) ## the table of engines on this machine
 	$(PY) benchmarks/engines.py --json output/engines.json

@@ -82,6 +82,9 @@ case $MODE in
     make_lite_data
     [[ $MODEL == GFPGAN_mobile ]] || train_little
     export_little
+    if [[ $MODE == serving_infer && -f deploy/serving_python/setup.sh ]]; then
+      step "the serving environment" env PYTHON="$(command -v "$PYTHON")" bash deploy/serving_python/setup.sh
+    fi
     ;;
   *) die "there is no mode $MODE" ;;
 esac

@@ -10,7 +10,7 @@ begin "${1:-}" "===serving_params===" "${2:-}" results_serving.log
 [[ $MODE == serving_infer ]] || die "this script has no mode $MODE"
 
 CONVERT=$(named 5 trans_model)
-MODEL_DIR=$(value 6)
+MODEL_DIR=$(value 9)
 SERVING_DIR=$(named 11 serving_dir)
 SERVICE=$(named 12 web_service)
 CLIENT=$(named 14 pipline)
@@ -38,7 +38,7 @@ PY
 
 stop_server() { # ends the server and everything it started: it runs in a process group of its own
   [[ -n $SERVER ]] || return 0
-  [[ ! -f $SERVING_DIR/stop.sh ]] || bash "$SERVING_DIR/stop.sh" >>"$OUTPUT/stop.log" 2>&1 || true
+  [[ ! -f $SERVING_DIR/stop.sh ]] || bash "$SERVING_DIR/stop.sh" --port "$PORT" >>"$OUTPUT/stop.log" 2>&1 || true
   kill -TERM -- "-$SERVER" 2>/dev/null || true
   local waited
   for ((waited = 0; waited < 20; waited++)); do

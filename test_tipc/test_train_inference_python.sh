@@ -18,10 +18,8 @@ GPU_LIST=$(named 4 gpu_list)
 AUTOCAST_KEY=$(key 6)
 AUTOCAST_LIST=$(value 6)
 STEPS_KEY=$(key 7)
-STEPS=$(for_mode 7)
 OUTPUT_KEY=$(key 8)
 BATCH_KEY=$(key 9)
-BATCH=$(for_mode 9)
 PRETRAIN_KEY=$(key 10)
 PRETRAIN=$(value 10)
 CHECKPOINT=$(named 11 train_model_name)
@@ -225,6 +223,8 @@ if [[ $MODE == whole_infer ]]; then
   exit 0
 fi
 
+STEPS=$(for_mode 7)
+BATCH=$(for_mode 9)
 per_run=1
 [[ $EVAL == null ]] || per_run=$((per_run + 1))
 [[ $NORM_EXPORT == null ]] || per_run=$((per_run + 1 + GRID_SIZE))

@@ -38,7 +38,7 @@ trans_model:null
 --dirname:inference
 --model_filename:inference.pdmodel
 --params_filename:inference.pdiparams
---serving_server:null
+--serving_server:inference
 --serving_client:null
 serving_dir:serving
 web_service:stand_in.py server
