@@ -73,7 +73,8 @@ def load_settings(path: str | Path, **given: Any) -> tuple[Settings, dict[str, A
         SettingsError: the file is missing, not YAML, or has unknown or wrong entries.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = {} if content is None else content
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
     except yaml.YAMLError:
