@@ -67,12 +67,14 @@ def test_the_default_engine_is_the_fastest_that_passed(exported):
     assert read_spec(folder).engine == min(good, key=lambda check: check.seconds).engine
 
 
-def test_nothing_but_the_model_lies_in_the_folder(exported):
+def test_nothing_but_the_model_and_its_detector_lies_in_the_folder(exported):
     folder, _ = exported
     assert sorted(path.name for path in folder.iterdir()) == [
         "inference.pdiparams",
         "inference.pdmodel",
         "inference.yml",
+        "onet",
+        "yunet",
     ]
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]
 

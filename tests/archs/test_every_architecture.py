@@ -106,7 +106,7 @@ def tensors(value) -> list[paddle.Tensor]:
     return [found for item in value for found in tensors(item)] if hasattr(value, "__iter__") else []
 
 
-@pytest.mark.parametrize(("name", "kwargs"), variants())
+@pytest.mark.parametrize(("name", "kwargs"), list(variants()))
 def test_it_runs_and_gradients_reach_the_input_and_the_parameters(name, kwargs):
     paddle.seed(0)
     config = section(name, kwargs)
@@ -129,7 +129,7 @@ def test_it_runs_and_gradients_reach_the_input_and_the_parameters(name, kwargs):
     assert all(np.isfinite(p.grad.numpy()).all() for p in reached)
 
 
-@pytest.mark.parametrize(("name", "kwargs"), variants())
+@pytest.mark.parametrize(("name", "kwargs"), list(variants()))
 def test_saved_and_reloaded_it_computes_the_same(name, kwargs, tmp_path):
     config = section(name, kwargs)
     paddle.seed(1)
@@ -145,7 +145,7 @@ def test_saved_and_reloaded_it_computes_the_same(name, kwargs, tmp_path):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-@pytest.mark.parametrize(("name", "kwargs"), variants())
+@pytest.mark.parametrize(("name", "kwargs"), list(variants()))
 def test_no_sublayer_hides_a_method_of_layers(name, kwargs):
     network = build(section(name, kwargs))
     named = {path.rpartition(".")[2]: path for path, _ in network.named_sublayers()}
