@@ -203,6 +203,7 @@ infer() { # infer MODEL_DIR IMAGES LOG_PREFIX: the whole grid, then all of it ag
 [[ $MODE == whole_infer || $(runnable_gpus | wc -l) != 0 ]] || not_run "gpu_list $GPU_LIST needs an NVIDIA GPU"
 explain_left_out
 GRID_SIZE=$(($(grid | wc -l) + 1)) # and the comparison
+[[ $INFER != null ]] || GRID_SIZE=0
 
 if [[ $MODE == whole_infer ]]; then
   expected=0
@@ -242,7 +243,7 @@ while read -r gpu <&3; do
         model_dir=$save/inference
         [[ $INFERENCE_DIR == null ]] || model_dir=$save/$INFERENCE_DIR
         export_model "$NORM_EXPORT" "$save/$CHECKPOINT" "$model_dir" "${save}_export.log"
-        infer "$model_dir" "$IMAGES" "${save}_"
+        [[ $INFER == null ]] || infer "$model_dir" "$IMAGES" "${save}_"
       fi
     done 5< <(items "$TRAINERS")
   done 4< <(items "$AUTOCAST_LIST")

@@ -9,6 +9,8 @@ import importlib.util
 import io
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,7 +106,10 @@ def _command_problems(name: str, arguments: list[str]) -> list[str]:
 
 
 def _script_problems(script: str, arguments: list[str]) -> list[str]:
-    """A program outside the command table: its module has `add_arguments(parser)`, or `arguments(list)` that parses."""
+    """A program outside the command table: its `add_arguments(parser)`, its `arguments(given)`, or its `--help`."""
+    source = (ROOT / script).read_text(encoding="utf-8")
+    if re.search(r"^def (add_arguments\(parser\b[^,]*\)|arguments\(given\b)", source, re.M) is None:
+        return _unknown_to_help(script, arguments)
     spec = importlib.util.spec_from_file_location("documented_" + Path(script).stem, ROOT / script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -112,13 +117,18 @@ def _script_problems(script: str, arguments: list[str]) -> list[str]:
     if hasattr(module, "add_arguments"):
         parser = argparse.ArgumentParser(prog=script)
         module.add_arguments(parser)
-        parse = parser.parse_args
-    elif hasattr(module, "arguments"):
-        parse = module.arguments
+        parsed = _parse(parser.parse_args, arguments)
     else:
-        return [f"{script} has neither add_arguments(parser) nor arguments(list)"]
-    parsed = _parse(parse, arguments)
+        parsed = _parse(module.arguments, arguments)
     return [parsed] if isinstance(parsed, str) else []
+
+
+def _unknown_to_help(script: str, arguments: list[str]) -> list[str]:
+    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        return [f"{script} --help fails: {(done.stderr.strip().splitlines() or ['?'])[-1]}"]
+    options = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+    return [f"{script} has no {option}" for option in sorted(options) if not re.search(rf"{option}\b", done.stdout)]
 
 
 def _parse(parse: Callable[[list[str]], argparse.Namespace], arguments: list[str]) -> argparse.Namespace | str:

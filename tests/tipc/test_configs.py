@@ -99,7 +99,7 @@ def test_evaluation_export_and_inference_understand_their_keys(file):
     options = [f"{key}={value.split('|')[0]}" for key, value in fields if value != "null" and key != "null"]
     options += [f"{key}=x" for key, value in fields if value == "null" and key in ("--model_dir", "--save_dir")]
     command = split(content[39])[1].split()
-    if (ROOT / command[0]).is_file():
+    if command != ["null"]:
         assert problems(["python", *command, *options]) == []
 
 
