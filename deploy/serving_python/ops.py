@@ -270,7 +270,7 @@ def main() -> int:
         stages.warm_up()
         server = build(settings, content["pipeline"], stages)
         server.start()
-    except (ValueError, OSError, SystemExit) as error:
+    except (ValueError, OSError, ImportError, SystemExit) as error:
         print(f"worker: {error}", file=sys.stderr, flush=True)
         return 2
     print(READY, flush=True)

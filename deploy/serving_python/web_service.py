@@ -109,7 +109,7 @@ class WorkerProcess:
             self.restarts += 1
             pause = 0.5 if time.monotonic() - began > 60 else min(30.0, pause * 2)
             log.error(json.dumps({"event": "worker_ended", "code": code, "restart_in_s": pause}))
-            if not self.was_ready and code == 2:  # wrong settings or models: it will never start
+            if not self.was_ready and (code == 2 or self.restarts == 3):  # wrong settings or models: it never will
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             self._stopping.wait(pause)
