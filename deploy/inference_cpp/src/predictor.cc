@@ -1,0 +1,139 @@
+#include "predictor.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#ifdef PADDLE_WHEEL
+#include "paddle_wheel.h"
+#else
+#include "paddle_inference_api.h"
+#endif
+
+namespace {
+
+std::string trimmed(std::string text) {
+  const char* blank = " \t\r\n'\"";
+  const auto first = text.find_first_not_of(blank);
+  if (first == std::string::npos) return "";
+  return text.substr(first, text.find_last_not_of(blank) - first + 1);
+}
+
+// The OpenVINO engine writes what it compiled; by default into the current folder.
+struct Scratch {
+  std::string path;
+  Scratch() {
+    std::string name = (std::filesystem::temp_directory_path() / "ppgan_fr_XXXXXX").string();
+    if (!mkdtemp(name.data())) throw std::runtime_error(name + ": cannot be made");
+    path = name;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+};
+
+}  // namespace
+
+// inference.yml is written by ppgan_fr.face.spec: one `key: value` per line at the top level, inputs as a list.
+Spec read_spec(const std::string& folder) {
+  const std::string path = folder + "/inference.yml";
+  std::ifstream file(path);
+  if (!file) throw std::runtime_error(path + ": cannot be read");
+  Spec spec;
+  std::string line, section;
+  while (std::getline(file, line)) {
+    const auto colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    const std::string value = trimmed(line.substr(colon + 1));
+    if (line[0] == '-' || line[0] == ' ') {
+      const std::string key = trimmed(line.substr(line[0] == '-' ? 1 : 0, colon - (line[0] == '-' ? 1 : 0)));
+      if (section == "inputs" && key == "name") spec.inputs.push_back(value);
+      continue;
+    }
+    const std::string key = section = trimmed(line.substr(0, colon));
+    if (key == "arch") spec.arch = value;
+    if (key == "kind") spec.kind = value;
+    if (key == "channel_order") spec.channel_order = value;
+    if (key == "template") spec.template_name = value;
+    if (key == "mask") spec.mask = value;
+    if (key == "model_file") spec.model_file = value;
+    if (key == "params_file") spec.params_file = value;
+    if (key == "engine" && value != "null") spec.engine = value;
+    if (key == "size" && value != "null") spec.size = std::stoi(value);
+    if (key == "mean") spec.mean = std::stof(value);
+    if (key == "std") spec.std = std::stof(value);
+  }
+  if (spec.arch.empty() || spec.inputs.empty()) throw std::runtime_error(path + ": arch or inputs are missing");
+  return spec;
+}
+
+struct Network::Inside {
+  std::shared_ptr<paddle_infer::Predictor> predictor;
+  std::vector<std::string> outputs;
+};
+
+Network::Network(const std::string& folder, const Options& options) : spec_(read_spec(folder)), inside_(new Inside) {
+  const std::string model = folder + "/" + spec_.model_file, parameters = folder + "/" + spec_.params_file;
+  for (const auto& path : {model, parameters})
+    if (!std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": no such file");
+  std::string engine = options.engine.empty() ? spec_.engine : options.engine;
+  if (engine.empty()) engine = "paddle";
+  paddle_infer::Config config(model, parameters);
+  config.DisableGlogInfo();
+  config.DisableGpu();
+  config.EnableMemoryOptim(true);
+  config.SetCpuMathLibraryNumThreads(options.threads);
+#ifdef PADDLE_WHEEL
+  if (engine != "onednn") config.DisableONEDNN();
+  if (engine == "onednn") config.EnableONEDNN();
+#else
+  if (engine != "onednn") config.DisableMKLDNN();
+  if (engine == "onednn") config.EnableMKLDNN();
+#endif
+  if (engine == "onednn" && options.bf16) config.EnableMkldnnBfloat16();
+  Scratch scratch;
+  if (engine == "openvino") {
+    config.SetOptimCacheDir(scratch.path);
+    config.EnableOpenVINOEngine(options.bf16 ? paddle_infer::PrecisionType::kBf16
+                                             : paddle_infer::PrecisionType::kFloat32);
+  }
+  if (engine != "paddle" && engine != "onednn" && engine != "openvino")
+    throw std::runtime_error("engine: must be one of openvino, onednn, paddle, got " + engine);
+  if (engine == "paddle" && options.bf16) throw std::runtime_error("engine paddle has no bf16");
+  inside_->predictor = paddle_infer::CreatePredictor(config);
+  if (!inside_->predictor) throw std::runtime_error(folder + ": engine " + engine + " cannot load it");
+  inside_->outputs = inside_->predictor->GetOutputNames();
+}
+
+Network::~Network() = default;
+
+std::vector<Array> Network::run(const std::vector<Array>& inputs) {
+  if (inputs.size() != spec_.inputs.size()) throw std::runtime_error(spec_.arch + ": wrong number of inputs");
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    auto handle = inside_->predictor->GetInputHandle(spec_.inputs[i]);
+    handle->Reshape(inputs[i].shape);
+    handle->CopyFromCpu(inputs[i].values.data());
+#ifdef PADDLE_WHEEL
+    handle.release();
+#endif
+  }
+  if (!inside_->predictor->Run()) throw std::runtime_error(spec_.arch + ": the engine failed");
+  std::vector<Array> answers;
+  for (const auto& name : inside_->outputs) {
+    auto handle = inside_->predictor->GetOutputHandle(name);
+    Array answer;
+    answer.shape = handle->shape();
+    size_t count = 1;
+    for (int side : answer.shape) count *= static_cast<size_t>(side);
+    answer.values.resize(count);
+    handle->CopyToCpu(answer.values.data());
+#ifdef PADDLE_WHEEL
+    handle.release();
+#endif
+    answers.push_back(std::move(answer));
+  }
+  return answers;
+}
