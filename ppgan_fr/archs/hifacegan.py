@@ -296,8 +296,13 @@ class InstanceNorm(nn.InstanceNorm2D):
 
 def _standardised(x: Tensor) -> Tensor:
     """Every channel of every picture at mean 0 and variance 1 (biased estimate)."""
-    centred = x - x.mean([2, 3], keepdim=True)
-    return centred / paddle.sqrt((centred * centred).mean([2, 3], keepdim=True) + EPSILON)
+    centred = x - _mean(x)
+    return centred / paddle.sqrt(_mean(centred * centred) + EPSILON)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 1, 1). Rows first: one sum over a whole map loses digits that the importances magnify."""
+    return x.mean(3, keepdim=True).mean(2, keepdim=True)
 
 
 class LimitedLogit(nn.Layer):
