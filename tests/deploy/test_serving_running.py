@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import pickle
+import random
 import shutil
 import signal
 import socket
@@ -22,6 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from tests.deploy.test_serving import hostile
 
 pytestmark = pytest.mark.slow
 
@@ -84,9 +87,8 @@ class Running:
 
 @pytest.fixture(scope="module")
 def service():
-    run("bash", SERVICE / "setup.sh", timeout=1500) if not (VENV / ".ready").is_file() else None
     os.environ.setdefault("PYTHON", sys.executable)
-    run(sys.executable, SERVICE / "prepare_models.py")
+    run("bash", SERVICE / "setup.sh", timeout=1500)
     running = Running()
     yield running
     running.stop()
@@ -162,6 +164,41 @@ def test_hostile_requests_over_http_change_nothing(service, tmp_path):
             leaving.sendall(b"POST /gfpgan/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
     assert service.post(ASTRONAUT.read_bytes())[0] == 200
     assert not trap.exists()
+
+
+def test_a_thousand_hostile_requests_get_clear_answers(service):
+    rng = random.Random(2)
+    bodies = [hostile(rng, b'{"key": ["image"], "value": ["AAAA"]}') for _ in range(1000)]
+    worker = service.worker()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(service.send, bodies))
+    assert {status for status, _ in answers} <= {200, 400, 413, 422}
+    assert all(bool(answer["err_msg"]) == (status != 200) for status, answer in answers)
+    assert service.post(ASTRONAUT.read_bytes())[0] == 200
+    assert service.worker() == worker
+
+
+def test_hostile_messages_over_grpc_are_refused(service):
+    said = rpc(
+        service,
+        """
+import random
+rng = random.Random(3)
+raw = channel.unary_unary(METHOD, lambda content: content, m.Response.FromString)
+codes = set()
+for _ in range(200):
+    keys = rng.choices(["image", "fidelity", "../x", "pipeline.profile", "", "%s%n"], k=rng.randrange(4))
+    values = ["".join(map(chr, rng.choices(range(32, 500), k=rng.randrange(50)))) for _ in range(rng.randrange(4))]
+    codes.add(call(m.Request(key=keys, value=values, name=rng.choice(["", "gfpgan", "x"])), timeout=60).err_no)
+    try:
+        codes.add(raw(rng.randbytes(rng.randrange(300)) if hasattr(rng, "randbytes") else b"", timeout=60).err_no)
+    except grpc.RpcError as error:
+        codes.add(error.code().name)
+print(" ".join(sorted(map(str, codes))))
+""",
+    )
+    assert set(said.split()) <= {"51", "53", "INTERNAL", "UNKNOWN"}
+    assert service.post(ASTRONAUT.read_bytes())[0] == 200
 
 
 def test_tensors_over_grpc_are_refused_unread(service, tmp_path):
@@ -347,3 +384,38 @@ def test_the_restored_pixels_are_the_pipelines_whatever_the_format(service):
     )
     assert values(answer)["format"] == "png"
     assert np.abs(lossless.astype(int) - lossy).mean() < 4
+
+
+SLOW_CLIENT = """
+import socket, sys, threading, time
+sys.path.insert(0, {root!r})
+from deploy.serving_python.front import Front
+from deploy.serving_python.settings import Settings
+from deploy.serving_python.web_service import _http_server
+
+class Worker:
+    ready = was_ready = True
+
+settings = Settings(http_port={port}, receive_timeout_s=3)
+server = _http_server(Front(settings, Worker()), settings)
+threading.Thread(target=server.run, daemon=True).start()
+start = time.time()
+slow = socket.create_connection(("127.0.0.1", {port}), 5)
+slow.sendall(b"POST /gfpgan/prediction HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 1000\\r\\n\\r\\n")
+slow.settimeout(0.5)
+while time.time() - start < 60:
+    try:
+        slow.sendall(b" ")
+        if slow.recv(1) == b"":
+            break
+    except socket.timeout:
+        continue
+    except OSError:
+        break
+print(time.time() - start)
+"""
+
+
+def test_a_client_that_sends_a_byte_now_and_then_is_cut_off(service):
+    seconds = float(run(VENV / "bin" / "python", "-c", SLOW_CLIENT.format(root=str(ROOT), port=free_port())).stdout)
+    assert 2 < seconds < 30
