@@ -84,7 +84,7 @@ tipc: $(DEV_READY) ## one TIPC chain; TIPC_CONFIG=... TIPC_MODE=... choose it
 	PATH="$(if $(BIN),$(abspath $(BIN)):)$$PATH" bash test_tipc/run.sh $(TIPC_CONFIG) $(TIPC_MODE)
 
 cpp: $(RUN_READY) ## build the C++ program build/cpp/restore (needs cmake, g++, libjpeg and libpng)
-	cmake -S deploy/inference_cpp -B build/cpp -DPYTHON=$(PY)
+	cmake -S deploy/inference_cpp -B build/cpp -DPYTHON=$(if $(BIN),$(abspath $(PY)),$(PY))
 	cmake --build build/cpp --parallel $(JOBS)
 
 bench: $(DEV_READY) ## the table of engines on this machine
