@@ -4,9 +4,10 @@ python benchmarks/engines.py --arch gfpgan --threads 2 --json output/engines.jso
 python benchmarks/engines.py -c configs/gfpgan_mobile.yaml
 
 Each measurement is a process of its own (so that its peak memory is its own), and every round visits every engine, so
-that a change of the machine's load meets all of them. Read the ratios. Weights are random unless -c names some: no
-engine's speed depends on them. PyTorch's GFP-GAN is measured where the packages `torch` and `gfpgan` are installed (in
-the interpreter given by --torch-python), with the same weights.
+that a change of the machine's load meets all of them. Read the ratios. `cpu s` is processor time, all threads together:
+on a busy machine, with one thread, it says what the engine would need on a quiet one. Weights are random unless -c names
+some: no engine's speed depends on them. PyTorch's GFP-GAN is measured where the packages `torch` and `gfpgan` are
+installed (in the interpreter given by --torch-python), with the same weights.
 """
 
 from __future__ import annotations
@@ -211,13 +212,14 @@ def worker(job: dict[str, Any]) -> int:
     start = time.perf_counter()
     answer = run(arrays)
     first = time.perf_counter() - start
-    seconds = []
+    seconds, processor = [], []
     for _ in range(job["runs"]):
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         run(arrays)
         seconds.append(time.perf_counter() - start)
+        processor.append(time.process_time() - spent)
     np.save(Path(job["scratch"]) / f"{job['engine'].replace('/', '_')}.npy", answer)
-    print(json.dumps({"load": load, "first": first, "seconds": seconds, "memory": peak_memory_mb()}))
+    print(json.dumps({"load": load, "first": first, "seconds": seconds, "cpu": processor, "memory": peak_memory_mb()}))
     return 0
 
 
@@ -322,6 +324,7 @@ def row(
         "engine": engine,
         "precision": precision,
         "seconds": round(seconds, 4),
+        "cpu_seconds": round(statistics.median(spent for answer in answers for spent in answer["cpu"]), 4),
         "ratio_to_eager": None if eager is None else round(eager / seconds, 3),
         "ratio_to_pytorch": round(_median(found["pytorch/fp32"]) / seconds, 3) if found.get("pytorch/fp32") else None,
         "load_seconds": round(statistics.median(answer["load"] for answer in answers), 3),
@@ -387,6 +390,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "engine": "engine",
         "precision": "precision",
         "seconds": "median s",
+        "cpu_seconds": "cpu s",
         "ratio_to_eager": "x eager",
         "ratio_to_pytorch": "x PyTorch",
         "load_seconds": "load s",
