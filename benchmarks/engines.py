@@ -5,8 +5,8 @@ python benchmarks/engines.py -c configs/gfpgan_mobile.yaml
 
 Each measurement is a process of its own (so that its peak memory is its own), and every round visits every engine, so
 that a change of the machine's load meets all of them. Read the ratios. `cpu s` is processor time, all threads together:
-on a busy machine, with one thread, it says what the engine would need on a quiet one. Weights are random unless -c names
-some: no engine's speed depends on them. PyTorch's GFP-GAN is measured where the packages `torch` and `gfpgan` are
+on a busy machine, with one thread, it says what the engine would need on a quiet one. Weights are random unless -c
+names some: no engine's speed depends on them. PyTorch's GFP-GAN is measured where the packages `torch` and `gfpgan` are
 installed (in the interpreter given by --torch-python), with the same weights.
 """
 
