@@ -136,13 +136,10 @@ def model(tmp_path_factory):
 
 
 def a_photo(path):
-    """A picture with faces: one of the demo, or one that the test machine keeps beside the checkout."""
-    for folder in (ROOT / "assets" / "demo", ROOT.parent / "shared" / "data" / "whole_photos"):
-        for source in sorted(folder.glob("*.*")) if folder.is_dir() else ():
-            image = cv2.imread(str(source))
-            if image is not None:
-                return cv2.imwrite(str(path), image)
-    return pytest.skip("no demo picture here")
+    """A picture with faces, the album page of the demo."""
+    image = cv2.imread(str(ROOT / "assets" / "demo" / "album.jpg"))
+    assert image is not None
+    return cv2.imwrite(str(path), image)
 
 
 def test_whole_photos_differ_from_python_by_at_most_two_levels(build, model, tmp_path):
