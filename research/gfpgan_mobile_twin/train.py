@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from twin import GFPGANMobile, haar, initialise, load_prior
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from ppgan_fr.data.degrade import gfpgan_pair  # noqa: E402
+from ppgan_fr.data.degrade import Pair, film_grain, gfpgan_pair, jpeg, motion_blur, scratches, sepia  # noqa: E402
 
 OPTIONS = {
     "blur_sigma": (0.1, 10.0),
@@ -42,13 +42,47 @@ VGG_POOLS = (4, 9, 18, 27)
 VGG_CONVS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
 
+def degrade(image, rng, harder: bool):
+    """GFP-GAN's degradation; `harder` mixes in what old prints and messengers add (a third of the pairs).
+
+    Sepia is a colour to keep, so the target gets it too. The low resolutions are faces of 32 to 64 pixels.
+    """
+    chosen = rng.random()
+    if not harder or chosen > 0.36:
+        return gfpgan_pair(image, OPTIONS, rng)
+    if chosen < 0.10:
+        return gfpgan_pair(image, OPTIONS | {"downsample_range": (8.0, 16.0), "blur_sigma": (0.1, 4.0)}, rng)
+    if chosen < 0.18:
+        return gfpgan_pair(image, OPTIONS | {"jpeg_range": (15.0, 50.0), "blur_sigma": (0.1, 3.0)}, rng)
+    options = OPTIONS | {
+        "blur_sigma": (0.1, 4.0),
+        "downsample_range": (0.8, 4.0),
+        "noise_range": (0.0, 8.0),
+        "gray_prob": 0.4,
+    }
+    lq, gt = gfpgan_pair(image, options, rng)
+    if rng.random() < 0.3:
+        lq = motion_blur(lq, int(rng.integers(3, 10)), rng.uniform(0, 360), rng.uniform(-1, 1))
+    if rng.random() < 0.3:
+        amount = rng.uniform(0.4, 1.0)
+        gt, lq = sepia(gt, amount), sepia(lq, amount)
+    if rng.random() < 0.8:
+        lq = film_grain(lq, rng.uniform(2, 12), rng, rng.uniform(0.5, 1.6))
+    if rng.random() < 0.5:
+        lq = scratches(lq, int(rng.integers(1, 6)), rng)
+    if rng.random() < 0.5:
+        lq = jpeg(lq, rng.uniform(60, 95))
+    return Pair(lq, gt)
+
+
 class Faces(Dataset):
     """Degraded faces: {lq, gt (3, 512, 512) in [-1, 1] RGB, latent (512,), has_latent}."""
 
-    def __init__(self, faces: str, real: str | None, real_share: float, seed: int, length: int, limit: int = 0):
+    def __init__(self, faces: str, real: str | None, real_share: float, seed: int, length: int, harder=False):
         self.latents = np.load(Path(faces) / "latents.npy")
         self.synthetic = sorted(p for p in Path(faces).glob("[0-9]*.png") if "tmp" not in p.name)[: len(self.latents)]
         self.real = [line for line in Path(real).read_text().split("\n") if line] if real else []
+        self.harder = harder
         self.real_share, self.seed, self.length = real_share if self.real else 0.0, seed, length
 
     def __len__(self):
@@ -69,7 +103,7 @@ class Faces(Dataset):
             image = image[:, ::-1]
         if is_real:  # the few portraits share one studio: vary their light a little
             image = np.clip(image ** rng.uniform(0.75, 1.35) * rng.uniform(0.85, 1.1), 0, 1)
-        pair = gfpgan_pair(np.ascontiguousarray(image[:, :, ::-1]), OPTIONS, rng)
+        pair = degrade(np.ascontiguousarray(image[:, :, ::-1]), rng, self.harder)
         gt, lq = pair.gt, pair.lq
         to = lambda x: torch.from_numpy(np.ascontiguousarray(x[:, :, ::-1].transpose(2, 0, 1))).float() * 2 - 1  # noqa: E731
         return {
@@ -249,6 +283,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--real-share", type=float, default=0.3)
+    parser.add_argument("--harder", action="store_true", help="mix in old prints, heavy JPEG and very low resolution")
     parser.add_argument("--crop", type=int, default=224)
     parser.add_argument("--style", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -283,7 +318,12 @@ def main() -> None:
     sface = Sface(arguments.sface) if arguments.sface else None
     vgg = Vgg(arguments.vgg, 34).to(memory_format=torch.channels_last) if arguments.vgg else None
     dataset = Faces(
-        arguments.faces, arguments.real, arguments.real_share, arguments.seed + 1000 * arguments.stage, 10**7
+        arguments.faces,
+        arguments.real,
+        arguments.real_share,
+        arguments.seed + 1000 * arguments.stage,
+        10**7,
+        arguments.harder,
     )
     start_index = state["step"] * arguments.batch
     loader = DataLoader(
