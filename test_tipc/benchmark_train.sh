@@ -46,7 +46,9 @@ cases() {
   IFS=';' read -ra flags <<<"$FLAGS"
   export "${flags[@]}"
 }
-expected=0
+expected=$(cases "${3:-}" | wc -l)
+[[ $PROFILER_KEY == null || $PROFILER == null ]] || expected=$((expected + 1)) # the first case, under the profiler
+expect "$expected"
 profiled=False
 while read -r name <&3; do
   [[ $name =~ ^(dynamic|dynamicTostatic)_bs([0-9]+)_(fp32|fp16)_DP_N1C([0-9]+)$ ]] ||
@@ -66,12 +68,10 @@ while read -r name <&3; do
     "$MODEL" "$name" "$batch" "$cards" "$ips" >"${save}_speed.log"
   succeed
   tail -n 1 "${save}_speed.log" | record
-  expected=$((expected + 1))
   if [[ $PROFILER_KEY != null && $PROFILER != null && $profiled == False ]]; then
     profiled=True
     execute "${save}_profile.log" "$PYTHON" "${words[@]}" "${extra[@]}" "$PROFILER_KEY=$PROFILER"
     succeed
-    expected=$((expected + 1))
   fi
 done 3< <(cases "${3:-}")
-finish "$expected"
+finish

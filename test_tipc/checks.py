@@ -27,6 +27,7 @@ LOSS = re.compile(r"\bloss: ([^,\s]+),")
 METRIC = re.compile(r"^\s*([\w@-]+)[:=]\s*(-?\d*\.\d+(?:[eE][-+]?\d+)?|nan|-?inf)(?=\s|$)", re.I | re.M)
 NOT_A_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:nan|inf(?:inity)?)(?![\w.])", re.I)
 NOT_TRAINED = re.compile(r"(?:_mean|_variance|weight_u|weight_v|noise.*|mean_latent|num_batches_tracked)$")
+CELLS = 8  # a picture is described by the mean gray of 8 x 8 cells, besides its colours, contrast and detail
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -123,21 +124,25 @@ def results(args: argparse.Namespace) -> None:
         raise CheckError(f"{args.dir}: no picture was written")
     if len(found) != len(wanted):
         raise CheckError(f"{args.dir}: {len(found)} pictures for {len(wanted)} inputs")
-    _check_journal(args.dir / "results.jsonl")
+    faces = _check_journal(args.dir / "results.jsonl")
     for path in found:
         for name, value in describe(path).items():
             print(f"picture/{path.stem}/{name}: {value:.6f}")
+        if path.stem in faces:
+            print(f"picture/{path.stem}/faces: {faces[path.stem]}")
 
 
-def _check_journal(journal: Path) -> None:
+def _check_journal(journal: Path) -> dict[str, int]:
+    """The number of faces of each picture."""
     if not journal.is_file():
-        return
+        return {}
     entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines() if line]
     for entry in entries:
         if entry["status"] != "ok":
             raise CheckError(f"{journal}: {entry['input']}: {entry['status']} ({entry.get('error')})")
         if not entry["faces"]:
             raise CheckError(f"{journal}: {entry['input']}: no face was restored")
+    return {Path(entry["input"]).stem: len(entry["faces"]) for entry in entries}
 
 
 def describe(path: Path) -> dict[str, float]:
@@ -150,12 +155,13 @@ def describe(path: Path) -> dict[str, float]:
     image = image.astype(np.float32) / 255
     if image.std() < 1e-3:
         raise CheckError(f"{path}: a blank picture")
-    height, width = image.shape[0] // 2, image.shape[1] // 2
     numbers = {f"mean_{name}": float(image[..., index].mean()) for index, name in enumerate("bgr")}
+    gray = image.mean(axis=2)
     numbers["std"] = float(image.std())
-    for row, rows in (("top", slice(0, height)), ("bottom", slice(height, None))):
-        for column, columns in (("left", slice(0, width)), ("right", slice(width, None))):
-            numbers[f"{row}_{column}"] = float(image[rows, columns].mean())
+    numbers["detail"] = float(np.abs(np.diff(gray, axis=0)).mean() + np.abs(np.diff(gray, axis=1)).mean())
+    for row, band in enumerate(np.array_split(gray, CELLS, axis=0)):
+        for column, cell in enumerate(np.array_split(band, CELLS, axis=1)):
+            numbers[f"cell_{row}_{column}"] = float(cell.mean())
     return numbers
 
 

@@ -21,7 +21,8 @@ OUTPUT=""       # test_tipc/output/<model>/<mode>
 STATUS_LOG=""   # one line per command
 LAST_COMMAND="" # what `execute` ran last, for the lines of `succeed` and `fault`
 LAST_LOG=""
-SKIPPED=0 # combinations left out because this machine cannot run them
+SKIPPED=0  # combinations left out because this machine cannot run them
+EXPECTED=0 # commands the parameter file asks for, known before the first one runs
 
 # --- ends --------------------------------------------------------------------------------------------------------------
 
@@ -56,8 +57,15 @@ execute() { # execute LOG COMMAND...: runs it, its output goes to LOG; a failure
     0) ;;
     124 | 137) fault "took longer than $LIMIT s or was killed (exit code $status)" ;;
     126 | 127) fault "cannot be run (exit code $status)" ;;
-    *) fault "exit code $status" ;;
+    *) fault "exit code $status: $(last_line "$LAST_LOG")" ;;
   esac
+}
+
+last_line() { # last_line LOG: what a program said last, which is why it ended; of processes of a launcher, the process's own
+  local line logs=("$1")
+  mapfile -t -O 1 logs < <(find "${1%.log}/ranks" -name 'workerlog.*' 2>/dev/null | sort -r)
+  for line in "${logs[@]}"; do line=$(grep -vE '^[[:space:]]*$|^LAUNCH ' "$line" | tail -n 1 | cut -c 1-300) && [[ -z $line ]] || break; done
+  printf '%s' "${line:-it printed nothing}"
 }
 
 check() { # check COMMAND...: a check of what the last command left; its output joins the log, its last line is the reason
@@ -97,13 +105,49 @@ fault() { # fault REASON: the last command, or a check of it, did not pass: the 
   exit 1
 }
 
-finish() { # finish EXPECTED: the number of passed commands must be the number the parameter file asks for
-  local expected=$1 count
+expect() { # expect NUMBER: how many commands the parameter file asks for, said before the first one runs
+  EXPECTED=$1
+  ((EXPECTED > 0)) || not_run "none of the combinations of $PARAM_FILE"
+  printf 'expected: %s commands (%s, %s)\n' "$EXPECTED" "$MODEL" "$MODE" | record
+}
+
+finish() { # the number of passed commands must be the number that was expected
+  local count
   count=$(grep -c '^ Run successfully' "$STATUS_LOG" || true)
-  ((count > 0)) || not_run "none of the combinations of $PARAM_FILE"
-  ((count == expected)) || die "$count commands passed, $expected were expected"
-  printf '%s of %s commands: Run successfully (%s, %s; %s combinations not run on this machine)\n' \
-    "$count" "$expected" "$MODEL" "$MODE" "$SKIPPED" | record
+  ((EXPECTED > 0)) || die "the driver did not say how many commands it expects"
+  ((count == EXPECTED)) || die "$count commands passed, $EXPECTED were expected"
+  printf 'TIPC passed: %s of %s commands (%s, %s; %s combinations not run on this machine)\n' \
+    "$count" "$EXPECTED" "$MODEL" "$MODE" "$SKIPPED" | record
+}
+
+# --- reference numbers --------------------------------------------------------------------------------------------------
+
+tolerance_of() { # tolerance_of PRECISION: how far a number of a picture in [0, 1] may be from the reference's
+  case $1 in
+    fp32) echo 1e-3 ;;
+    fp16) echo 2e-3 ;;
+    bf16) echo 4e-3 ;;
+    int8) echo 2e-2 ;;
+    *) die "$PARAM_FILE: there is no precision $1" ;;
+  esac
+}
+
+reference_of() { # reference_of PARAMETER_FILE MODE: where the numbers of its pictures are kept
+  printf 'test_tipc/results/%s_%s_%s.txt' "$(basename "$(dirname "$1")")" "$(basename "$1" .txt)" "$2"
+}
+
+whole_infer_file() { # the parameter file that says which weights a deployment of this model uses, and how they are exported
+  local folder
+  folder=$(dirname "$PARAM_FILE")
+  if [[ -f $folder/infer_python.txt ]]; then echo "$folder/infer_python.txt"; else echo "$folder/train_infer_python.txt"; fi
+}
+
+same_pictures() { # same_pictures LOG REFERENCE LOG_PATTERN PRECISION: the numbers of the pictures agree; a step of its own
+  local tolerance
+  tolerance=$(tolerance_of "$4")
+  compare "$1" "$PYTHON" test_tipc/compare_results.py --gt_file "$2" --log_file "$3" \
+    --metrics 'picture/*' --atol "$tolerance" --rtol "$tolerance"
+  tail -n 1 "$LAST_LOG" | record
 }
 
 # --- the parameter file ------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@
 #   test_tipc/data/lite/{train,val,val_input}/   drawn faces on the FFHQ template, 12 + 4 pictures
 #   test_tipc/data/lite/components.npz           their eye and mouth boxes
 #   test_tipc/data/pictures/                     three photos of one person, made from the demo pictures
-#   test_tipc/data/<MODEL>/                      for chains that begin with a trained or exported network: the files of a
-#                                                few training steps; for GFPGAN_mobile the shipped weights, exported
+#   test_tipc/data/<MODEL>/                      for chains that begin with a trained or exported network: the weights of two
+#                                                training steps, or the shipped ones, and their export
 set -euo pipefail
 # shellcheck source=common_func.sh
 source "$(dirname "$0")/common_func.sh"
@@ -43,11 +43,21 @@ make_pictures() {
   step "$DATA/pictures" "$PYTHON" test_tipc/make_pictures.py --output "$DATA/pictures"
 }
 
+# A network made by older code would be compared with numbers of this code: what was made is made anew after a change.
+forget_old() {
+  local stamp
+  stamp=$(find ppgan_fr configs test_tipc/configs -type f \( -name '*.py' -o -name '*.yaml' -o -name '*.txt' \) -print0 |
+    LC_ALL=C sort -z | xargs -0 cksum | cksum)
+  [[ $(cat "$DATA/$MODEL/.made_of" 2>/dev/null || true) != "$stamp" ]] || return 0
+  rm -rf "${DATA:?}/$MODEL"
+  mkdir -p "$DATA/$MODEL"
+  echo "$stamp" >"$DATA/$MODEL/.made_of"
+}
+
 train_little() { # a checkpoint of a few steps, for the chains that begin after training
-  local file=test_tipc/configs/$MODEL/train_infer_python.txt folder=$DATA/$MODEL words checkpoint
+  local folder=$DATA/$MODEL words checkpoint
   [[ ! -s $folder/generator.pdparams ]] || return 0
-  [[ -f $file ]] || die "$file: no such file"
-  mapfile -t PARAMS <"$file"
+  mapfile -t PARAMS <"$WEIGHTS_FILE"
   checkpoint=$(named 11 train_model_name)
   read -ra words <<<"$(named 16 norm_train)"
   step "$folder (training)" "$PYTHON" "${words[@]}" "output_dir=$folder/training" train.total_steps=2 data.batch_size=2
@@ -55,14 +65,23 @@ train_little() { # a checkpoint of a few steps, for the chains that begin after 
   cp "$folder/training/$checkpoint" "$folder/generator.pdparams"
 }
 
-export_little() { # its inference model
-  local file=test_tipc/configs/$MODEL/train_infer_python.txt folder=$DATA/$MODEL words weights=()
+export_little() { # the inference model of those weights, or of the weights the repository ships
+  local folder=$DATA/$MODEL words
   [[ ! -s $folder/inference/inference.yml ]] || return 0
-  mapfile -t PARAMS <"$file"
+  mapfile -t PARAMS <"$WEIGHTS_FILE"
   read -ra words <<<"$(named 30 norm_export)"
-  [[ ! -s $folder/generator.pdparams ]] || weights=("weights=$folder/generator.pdparams")
-  step "$folder/inference" "$PYTHON" "${words[@]}" "${weights[@]}" "export.dir=$folder/inference"
+  step "$folder/inference" "$PYTHON" "${words[@]}" "$(key 29)=$(named 37 infer_model)" "$(key 28)=$folder/inference"
 }
+
+# The weights of a model's deployments: infer_python.txt names shipped ones, train_infer_python.txt those of a few steps.
+if [[ $MODE == whole_infer && $(head -n 1 "$PARAM_FILE") == "===train_params===" ]]; then
+  WEIGHTS_FILE=$PARAM_FILE
+else
+  WEIGHTS_FILE=$(whole_infer_file)
+fi
+[[ -f $WEIGHTS_FILE ]] || die "$WEIGHTS_FILE: no such file"
+little=no
+! grep -q "^infer_model:$DATA/$MODEL/" "$WEIGHTS_FILE" || little=yes
 
 case $MODE in
   lite_train_* | whole_train_* | benchmark_train)
@@ -71,17 +90,22 @@ case $MODE in
     make_pictures
     ;;
   whole_infer)
+    forget_old
     make_pictures
-    if [[ $MODEL != GFPGAN_mobile ]]; then
+    if [[ $little == yes ]]; then
       make_lite_data
       train_little
     fi
+    [[ $(head -n 1 "$1") == "===train_params===" ]] || export_little
     ;;
   paddle2onnx_infer | serving_infer | cpp_infer | klquant_whole_infer)
+    forget_old
     make_pictures
-    make_lite_data
-    [[ $MODEL == GFPGAN_mobile ]] || train_little
-    export_little
+    if [[ $little == yes ]]; then
+      make_lite_data
+      train_little
+    fi
+    [[ $MODE == serving_infer ]] || export_little # a service brings its own
     if [[ $MODE == serving_infer && -f deploy/serving_python/setup.sh ]]; then
       step "the serving environment" env PYTHON="$(command -v "$PYTHON")" bash deploy/serving_python/setup.sh
     fi

@@ -24,6 +24,12 @@ LAST_COMMAND="the model to convert" LAST_LOG=$OUTPUT/check.log
 : >"$LAST_LOG"
 check "$PYTHON" test_tipc/checks.py export --dir "$MODEL_DIR" --arch "$ARCH"
 
+WHOLE=$(whole_infer_file)
+KEPT=$(reference_of "$WHOLE" whole_infer)
+STEPS=(convert onnx paddle compare)
+[[ ! -f $KEPT ]] || STEPS+=(reference)
+expect ${#STEPS[@]}
+
 read -ra words <<<"$CONVERT"
 mkdir -p "$(dirname "$ONNX")"
 rm -f "$ONNX"
@@ -45,6 +51,6 @@ execute "$OUTPUT/paddle_infer.log" "$PYTHON" "${words[@]}" "$(key 19)=$MODEL_DIR
 check "$PYTHON" test_tipc/checks.py results --dir "$OUTPUT/paddle" --inputs "$IMAGES"
 succeed
 
-compare "$OUTPUT/compare.log" "$PYTHON" test_tipc/compare_results.py --gt_file "$OUTPUT/paddle_infer.log" \
-  --log_file "$OUTPUT/onnx_infer.log" --metrics 'picture/*' --atol 1e-3 --rtol 1e-3
-finish 4
+same_pictures "$OUTPUT/compare_paddle.log" "$OUTPUT/paddle_infer.log" "$OUTPUT/onnx_infer.log" fp32
+[[ ! -f $KEPT ]] || same_pictures "$OUTPUT/compare_reference.log" "$KEPT" "$OUTPUT/*_infer.log" fp32
+finish

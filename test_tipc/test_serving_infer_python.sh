@@ -50,13 +50,18 @@ stop_server() { # ends the server and everything it started: it runs in a proces
 }
 trap stop_server EXIT
 
-expected=0
+WHOLE=$(whole_infer_file)
+KEPT=$(reference_of "$WHOLE" whole_infer)
+STEPS=(start ask stop)
+[[ $CONVERT == null ]] || STEPS+=(convert)
+[[ ! -f $KEPT ]] || STEPS+=(reference)
+expect ${#STEPS[@]}
+
 if [[ $CONVERT != null ]]; then
   read -ra words <<<"$CONVERT"
   mapfile -t options < <(for line in 6 7 8 9 10; do argument "$(key $line)" "$(value $line)"; done)
   execute "$OUTPUT/trans_model.log" "$PYTHON" "${words[@]}" "${options[@]}"
   succeed
-  expected=$((expected + 1))
 fi
 
 ! answers || die "port $PORT is taken; set TIPC_PORT"
@@ -82,7 +87,6 @@ for ((turn = 0; turn < WAIT * 2; turn++)); do
 done
 answers || fault "the server did not answer within $WAIT s"
 succeed
-expected=$((expected + 1))
 
 read -ra words <<<"$CLIENT"
 [[ ! -f $SERVING_DIR/${words[0]} ]] || words[0]=$SERVING_DIR/${words[0]}
@@ -90,11 +94,10 @@ execute "$OUTPUT/client.log" "$PYTHON" "${words[@]}" --url "http://127.0.0.1:$PO
   --image_dir "$IMAGES" --save_dir "$OUTPUT/restored"
 check "$PYTHON" test_tipc/checks.py results --dir "$OUTPUT/restored" --inputs "$IMAGES"
 succeed
-expected=$((expected + 1))
+[[ ! -f $KEPT ]] || same_pictures "$OUTPUT/compare_reference.log" "$KEPT" "$OUTPUT/client.log" fp32
 
 stop_server
 LAST_COMMAND="stopping the server" LAST_LOG=$OUTPUT/server.log
 ! answers || fault "the server still answers after it was stopped"
 succeed
-expected=$((expected + 1))
-finish "$expected"
+finish

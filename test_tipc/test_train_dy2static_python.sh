@@ -21,7 +21,9 @@ ARCH=$(arch_of "$MODEL")
 read -ra words <<<"$TRAIN"
 every=$((STEPS / 2 < 1 ? 1 : STEPS / 2))
 
-for kind in dynamic static; do
+kinds=(dynamic static)
+expect $((${#kinds[@]} + 1)) # and the comparison
+for kind in "${kinds[@]}"; do
   save=$OUTPUT/$kind
   extra=("$OUTPUT_KEY=$save" "$STEPS_KEY=$STEPS" "$BATCH_KEY=$BATCH" train.log_every=1)
   extra+=("train.save_every=$every" "train.milestone_every=$every")
@@ -32,4 +34,4 @@ for kind in dynamic static; do
 done
 compare "$OUTPUT/losses.log" "$PYTHON" test_tipc/checks.py losses --first "$OUTPUT/dynamic.log" --second "$OUTPUT/static.log"
 tail -n 1 "$OUTPUT/losses.log" | record
-finish 3
+finish

@@ -58,6 +58,7 @@ BENCHMARK_KEY=$(key 50)
 BENCHMARK=$(value 50)
 SAVE_KEY=$(key 51)
 ARCH=$(arch_of "$MODEL")
+KEPT=$(reference_of "$PARAM_FILE" "$MODE")
 
 trainer_command() { # trainer_command NAME: the command of a trainer, from lines 16 to 20
   case $1 in
@@ -96,6 +97,8 @@ grid() { # the inference combinations of this machine: `use_gpu mkldnn threads t
     fi
   done < <(items "$GPU_USES")
 }
+
+grid_precisions() { grid | cut -d ' ' -f 5 | sort -ru; } # fp32 before the others
 
 explain_left_out() {
   local entry
@@ -191,18 +194,34 @@ infer() { # infer MODEL_DIR IMAGES LOG_PREFIX: the whole grid, then all of it ag
     reference=${reference:-$log}
     succeed
   done < <(grid)
-  local kept=test_tipc/results/python_${MODEL}_${MODE}.txt
-  [[ ! -f $kept ]] || reference=$kept
-  compare "${3}compare.log" "$PYTHON" test_tipc/compare_results.py --gt_file "$reference" \
-    --log_file "${3}python_infer_*.log" --metrics 'picture/*' --atol 1e-3 --rtol 1e-3
-  tail -n 1 "$LAST_LOG" | record
+  if [[ -n ${TIPC_KEEP:-} ]]; then
+    keep_reference "$3"
+  fi
+  [[ ! -f $KEPT ]] || reference=$KEPT
+  while read -r precision; do
+    same_pictures "${3}compare_$precision.log" "$reference" "${3}python_infer_*_precision_${precision}_*.log" "$precision"
+  done < <(grid_precisions)
+}
+
+keep_reference() { # keep_reference LOG_PREFIX: the numbers of Paddle's plain kernels become the reference file
+  local logs=("$1"python_infer_cpu_usemkldnn_{False,paddle}_threads_1_precision_fp32_batchsize_1.log) log
+  for log in "${logs[@]}"; do
+    [[ -f $log ]] || continue
+    mkdir -p "$(dirname "$KEPT")"
+    {
+      echo "# TIPC_KEEP=1 bash test_tipc/run.sh $PARAM_FILE $MODE"
+      grep '^picture/' "$log"
+    } >"$KEPT"
+    return
+  done
+  die "TIPC_KEEP: the grid has no plain kernels in fp32 with one thread and batch 1"
 }
 
 # --- the chain ---------------------------------------------------------------------------------------------------------------
 
 [[ $MODE == whole_infer || $(runnable_gpus | wc -l) != 0 ]] || not_run "gpu_list $GPU_LIST needs an NVIDIA GPU"
 explain_left_out
-GRID_SIZE=$(($(grid | wc -l) + 1)) # and the comparison
+GRID_SIZE=$(($(grid | wc -l) + $(grid_precisions | wc -l))) # and one comparison for each precision
 [[ $INFER != null ]] || GRID_SIZE=0
 
 if [[ $MODE == whole_infer ]]; then
@@ -211,6 +230,7 @@ if [[ $MODE == whole_infer ]]; then
     expected=$((expected + GRID_SIZE))
     [[ $name == null ]] || expected=$((expected + 1))
   done < <(items "$INFER_EXPORT")
+  expect "$expected"
   while read -r name <&3; do
     if [[ $name == null ]]; then
       infer "$INFER_MODEL" "$INFER_IMAGES" "$OUTPUT/"
@@ -220,7 +240,7 @@ if [[ $MODE == whole_infer ]]; then
       infer "$OUTPUT/$name" "$INFER_IMAGES" "$OUTPUT/"
     fi
   done 3< <(items "$INFER_EXPORT")
-  finish "$expected"
+  finish
   exit 0
 fi
 
@@ -229,7 +249,7 @@ BATCH=$(for_mode 9)
 per_run=1
 [[ $EVAL == null ]] || per_run=$((per_run + 1))
 [[ $NORM_EXPORT == null ]] || per_run=$((per_run + 1 + GRID_SIZE))
-expected=$((per_run * $(runnable_gpus | wc -l) * $(count_items "$AUTOCAST_LIST") * $(count_items "$TRAINERS")))
+expect $((per_run * $(runnable_gpus | wc -l) * $(count_items "$AUTOCAST_LIST") * $(count_items "$TRAINERS")))
 
 IMAGES=$TRAIN_INFER_IMAGES
 [[ $MODE == lite_train_lite_infer ]] || IMAGES=$INFER_IMAGES
@@ -248,4 +268,4 @@ while read -r gpu <&3; do
     done 5< <(items "$TRAINERS")
   done 4< <(items "$AUTOCAST_LIST")
 done 3< <(runnable_gpus)
-finish "$expected"
+finish
