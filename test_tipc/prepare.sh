@@ -55,7 +55,7 @@ forget_old() {
 }
 
 train_little() { # a checkpoint of a few steps, for the chains that begin after training
-  local folder=$DATA/$MODEL words checkpoint
+  local PARAMS PARAM_FILE=$WEIGHTS_FILE folder=$DATA/$MODEL words checkpoint
   [[ ! -s $folder/generator.pdparams ]] || return 0
   mapfile -t PARAMS <"$WEIGHTS_FILE"
   checkpoint=$(named 11 train_model_name)
@@ -66,7 +66,7 @@ train_little() { # a checkpoint of a few steps, for the chains that begin after 
 }
 
 export_little() { # the inference model of those weights, or of the weights the repository ships
-  local folder=$DATA/$MODEL words
+  local PARAMS PARAM_FILE=$WEIGHTS_FILE folder=$DATA/$MODEL words
   [[ ! -s $folder/inference/inference.yml ]] || return 0
   mapfile -t PARAMS <"$WEIGHTS_FILE"
   read -ra words <<<"$(named 30 norm_export)"
@@ -107,7 +107,9 @@ case $MODE in
     fi
     [[ $MODE == serving_infer ]] || export_little # a service brings its own
     if [[ $MODE == serving_infer && -f deploy/serving_python/setup.sh ]]; then
-      step "the serving environment" env PYTHON="$(command -v "$PYTHON")" bash deploy/serving_python/setup.sh
+      read -ra words <<<"$(named 5 trans_model)"
+      mapfile -t -O "${#words[@]}" words < <(for line in 6 7 8 9 10; do argument "$(key $line)" "$(value $line)"; done)
+      step "the serving environment" env PYTHON="$(command -v "$PYTHON")" bash deploy/serving_python/setup.sh "${words[@]:1}"
     fi
     ;;
   *) die "there is no mode $MODE" ;;
