@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from adversary import Adversary
 from torch.utils.data import DataLoader, Dataset
 from twin import GFPGANMobile, haar, initialise, load_prior
 
@@ -277,11 +278,14 @@ def main() -> None:
     parser.add_argument("--init", help="continue from the weights of another stage, with a fresh optimiser")
     parser.add_argument("--sface")
     parser.add_argument("--identity", type=float, default=0.3)
-    parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
+    parser.add_argument("--stage", type=int, choices=(1, 2, 3), required=True)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--steps", type=int, default=100000)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument(
+        "--gan", type=float, default=0.3, help="stage 3: the adversaries' gradient over the other terms'"
+    )
     parser.add_argument("--real-share", type=float, default=0.3)
     parser.add_argument("--harder", action="store_true", help="mix in old prints, heavy JPEG and very low resolution")
     parser.add_argument("--crop", type=int, default=224)
@@ -315,6 +319,9 @@ def main() -> None:
         model.load_state_dict(saved["raw"])
         optimizer.load_state_dict(saved["optimizer"])
         ema, state = saved["ema"], saved["state"]
+    adversary = Adversary() if arguments.stage == 3 else None
+    if adversary and last.exists():
+        adversary.load_state_dict(saved["adversary"])
     sface = Sface(arguments.sface) if arguments.sface else None
     vgg = Vgg(arguments.vgg, 34).to(memory_format=torch.channels_last) if arguments.vgg else None
     dataset = Faces(
@@ -341,9 +348,10 @@ def main() -> None:
         averaged = dict(params)
         averaged.update(ema)
         beside = output / "last.pt.part"
-        torch.save(
-            {"params": averaged, "raw": params, "optimizer": optimizer.state_dict(), "ema": ema, "state": state}, beside
-        )
+        kept = {"params": averaged, "raw": params, "optimizer": optimizer.state_dict(), "ema": ema, "state": state}
+        if adversary:
+            kept["adversary"] = adversary.state_dict()
+        torch.save(kept, beside)
         beside.replace(last)
 
     for batch in loader:
@@ -366,8 +374,9 @@ def main() -> None:
         terms["pyramid"] = pyramid(rgbs, gt)
         has = batch["has_latent"][:, None]
         terms["latent"] = 0.3 * ((style.float() - batch["latent"]).abs() * has).mean()
-        if arguments.stage == 2:
-            image = image.float()
+        if arguments.stage > 1:
+            # The terms on the picture see a leaf: their gradients meet there and go back through the network once.
+            drawn, image = image, image.detach().float().requires_grad_()
             terms["pixel"] = (image - gt).abs().mean()
             terms["detail"] = 2 * (haar(image)[:, 3:] - haar(gt)[:, 3:]).abs().mean()
             with torch.autocast("cpu", torch.bfloat16):
@@ -386,9 +395,19 @@ def main() -> None:
         if not torch.isfinite(loss):
             sys.exit(f"step {state['step']}: a loss is not finite: { {k: float(v) for k, v in terms.items()} }")
         optimizer.zero_grad()
-        loss.backward()
+        if arguments.stage == 1:
+            loss.backward()
+        else:
+            coarse_terms = terms["pyramid"] + terms["latent"]
+            (pull,) = torch.autograd.grad(loss - coarse_terms, image)
+            if adversary:
+                centre = adversary.centre(rng)
+                pull = pull + adversary.push(image, centre, arguments.gan * pull.norm())
+            torch.autograd.backward([coarse_terms, drawn], [None, pull.to(drawn.dtype)])
         torch.nn.utils.clip_grad_norm_(learnable, 5.0)
         optimizer.step()
+        if adversary:
+            terms |= adversary.learn(image, gt, centre)
         state["step"] += 1
         decay = min(0.998, state["step"] / (state["step"] + 10))
         with torch.no_grad():
