@@ -81,11 +81,11 @@ for ((turn = 0; turn < WAIT * 2; turn++)); do
   ! answers || break
   if [[ $ended == False ]] && ! kill -0 "$SERVER" 2>/dev/null; then
     ended=True # a start script may leave the service behind and end well
-    wait "$SERVER" || fault "the server ended before it answered"
+    wait "$SERVER" || fault "the server ended before it answered: $(last_line "$LAST_LOG")"
   fi
   sleep 0.5
 done
-answers || fault "the server did not answer within $WAIT s"
+answers || fault "the server did not answer within $WAIT s: $(last_line "$LAST_LOG")"
 succeed
 
 read -ra words <<<"$CLIENT"

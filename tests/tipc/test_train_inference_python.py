@@ -11,6 +11,7 @@ def test_a_good_chain_counts_its_commands(chain):
     assert outcome.text.count(" Run successfully with command - GFPGAN - ") == 8
     assert "8 of 8 commands" in outcome.text
     assert "4 logs agree" in outcome.text
+    assert outcome.text.startswith("expected: 8 commands")
     output = chain.root / "test_tipc/output/GFPGAN/lite_train_lite_infer"
     assert (output / "results_python.log").read_text().count("Run successfully") == 8
     assert (output / "norm_train_gpus_-1_autocast_null.log").is_file()
@@ -59,7 +60,7 @@ def test_a_key_the_trainer_does_not_know_ends_the_chain(chain):
     chain.edit("train.total_steps:", "train.totl_steps:")
     outcome = chain.run()
     assert outcome.code == 1
-    assert "train.totl_steps: unknown key" in outcome.text
+    assert "TIPC failed: exit code 2: train.totl_steps: unknown key" in outcome.text
 
 
 def test_a_parameter_file_that_is_not_there_is_named(chain):
@@ -102,3 +103,28 @@ def test_the_text_of_a_parameter_file_is_never_evaluated(chain):
     chain.edit("eval:stand_in.py eval", "eval:stand_in.py eval $(touch owned) `touch owned` ;touch owned")
     chain.run()
     assert not (chain.root / "owned").exists()
+
+
+def test_reference_numbers_are_kept_and_compared_with(chain):
+    kept = chain.root / "test_tipc/results/GFPGAN_train_infer_python_lite_train_lite_infer.txt"
+    assert chain.run(TIPC_KEEP="1").code == 0
+    numbers = kept.read_text()
+    assert "picture/a/cell_7_7: " in numbers
+    assert f"4 logs agree with {kept.relative_to(chain.root)} in 138 metrics" in chain.run().text
+    (line,) = [line for line in numbers.splitlines() if line.startswith("picture/a/cell_7_7: ")]
+    name, _, value = line.partition(": ")
+    kept.write_text(numbers.replace(line, f"{name}: {float(value) + 0.003}"))
+    outcome = chain.run()
+    assert outcome.code == 1
+    assert f"{name} is {value.rstrip('0')}" in outcome.text
+
+
+def test_each_precision_is_compared_by_its_own_tolerance(chain):
+    chain.edit("--precision:fp32", "--precision:fp32|fp16")
+    outcome = chain.run()
+    assert outcome.code == 0, outcome.text
+    assert "13 of 13 commands" in outcome.text
+    assert "atol 0.001" in outcome.text
+    assert "atol 0.002" in outcome.text
+    chain.edit("--precision:fp32|fp16", "--precision:fp32|fp7")
+    assert "there is no precision fp7" in chain.run().text
