@@ -1,6 +1,7 @@
 """Makes the 3D face model that SGPN draws with.
 
-  --synthetic       our own model, drawn by formulas; needs nothing
+  --synthetic       our own model, drawn by formulas; needs nothing. With --colours FOLDER its colours are learned from
+                    aligned faces
   --mat FILE        SGPN's BFM09_model_info.mat or Deep3DFaceRecon's BFM_model_front.mat
   --bfm FOLDER      the registered download of the Basel Face Model 2009 with Deep3DFaceRecon's index files
   (docs/sgpn.md)
@@ -12,11 +13,12 @@ may be passed on.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ppgan_fr.face.align import named_template
 from ppgan_fr.face.face_model import (
     EXPRESSION,
     HOW_TO_GET,
@@ -26,12 +28,16 @@ from ppgan_fr.face.face_model import (
     FaceModelError,
     write_face_model,
 )
-from ppgan_fr.face.synthetic_model import synthetic_model
+from ppgan_fr.face.image_io import read_image
+from ppgan_fr.face.synthetic_model import coloured_by, synthetic_model
 
 DECIMETRES = 1e-5
 """The 2009 model counts in micrometres."""
 MAT_KEYS = ("meanshape", "idBase", "exBase", "meantex", "texBase", "tri", "point_buf", "keypoints")
 MAX_MAT_BYTES = 2 << 30
+MAX_FACES = 2000
+"""More would only cost memory."""
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 BFM_FILES = {
     "01_MorphableModel.mat": "the registered download of the Basel Face Model 2009",
     "Exp_Pca.bin": "the expression basis of Guo et al. (3DDFA / CoarseData)",
@@ -52,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="file to write, .npz")
     parser.add_argument("--side", type=int, default=101, help="--synthetic: the mesh has side * side vertices")
     parser.add_argument("--seed", type=int, default=0, help="--synthetic: of its random modes")
+    parser.add_argument("--colours", type=Path, help="--synthetic: folder of aligned faces to learn the colours from")
+    parser.add_argument("--template", default="ffhq_512", help="--colours: how they are aligned")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise FaceModelError(f"{args.output}: the name must end in .npz")
     if args.synthetic:
         model = synthetic_model(args.side, args.seed)
+        if args.colours:
+            model = coloured_by(model, _read_faces(args.colours), named_template(args.template))
     elif args.mat:
         model = read_mat(args.mat)
     else:
@@ -70,6 +80,14 @@ def run(args: argparse.Namespace) -> int:
         f"{args.output}: {model.name}, {len(model.mean_shape)} vertices, {len(model.triangles)} triangles"
     )
     return 0
+
+
+def _read_faces(folder: Path) -> Iterator[np.ndarray]:
+    """Up to `MAX_FACES` pictures of a folder, by name."""
+    if not folder.is_dir():
+        raise FaceModelError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    return map(read_image, paths[:MAX_FACES])
 
 
 def read_mat(path: str | Path) -> FaceModel:

@@ -1,11 +1,13 @@
 """The face model command: a synthetic model, MATLAB files, the original download with fabricated contents."""
 
+import cv2
 import numpy as np
 import pytest
 
 from ppgan_fr import make_face_model as command
 from ppgan_fr.cli import run_command
 from ppgan_fr.face.face_model import FaceModelError, read_face_model, triangles_around
+from ppgan_fr.face.shape3d import render
 from ppgan_fr.face.synthetic_model import synthetic_model
 
 savemat = pytest.importorskip("scipy.io").savemat
@@ -34,6 +36,37 @@ def test_a_synthetic_model_is_written(tmp_path, capsys):
     assert run_command("make-face-model", ["--synthetic", "--side", "9", "--output", str(target)]) == 0
     assert "81 vertices, 128 triangles" in capsys.readouterr().out
     assert len(read_face_model(target).mean_shape) == 81
+
+
+def write_faces(folder, count):
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        face = np.full((64, 64, 3), (40, 80, 120), np.uint8) + rng.integers(0, 60, 3).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), face)
+
+
+def test_colours_are_learned_from_aligned_faces(tmp_path):
+    write_faces(tmp_path, 6)
+    target = tmp_path / "model.npz"
+    arguments = ["--synthetic", "--side", "17", "--colours", str(tmp_path), "--output", str(target)]
+    assert run_command("make-face-model", arguments) == 0
+    model = read_face_model(target)
+    picture, mask = render(model, np.zeros(257, np.float32))
+    seen = picture[mask > 0].mean(axis=0)
+    faces = np.stack([cv2.imread(str(path))[0, 0, ::-1] for path in tmp_path.glob("*.png")])
+    np.testing.assert_allclose(seen, faces.mean(axis=0), atol=0.1)
+    modes = np.abs(model.texture_basis).max(axis=0) > 1e-3
+    assert modes.any()
+    assert not modes[3:].any(), "pictures of one colour each differ in three numbers"
+
+
+def test_one_face_or_no_folder_is_too_little_to_learn_colours_from(tmp_path, capsys):
+    write_faces(tmp_path, 1)
+    for folder, complaint in ((tmp_path, "at least two pictures, got 1"), (tmp_path / "none", "no such folder")):
+        arguments = ["--synthetic", "--colours", str(folder), "--output", str(tmp_path / "m.npz")]
+        assert run_command("make-face-model", arguments) == 2
+        assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "m.npz").exists()
 
 
 def test_another_suffix_is_refused(tmp_path, capsys):

@@ -9,18 +9,25 @@ looks like a mask, not like a person.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 
+from ppgan_fr.face.align import Template, similarity
 from ppgan_fr.face.face_model import (
     EXPRESSION,
     IDENTITY,
     TEXTURE,
     FaceModel,
+    FaceModelError,
     read_face_model,
     triangles_around,
 )
+from ppgan_fr.face.sgpn import shape_crop_points
+from ppgan_fr.face.shape3d import AMBIENT, light_basis, project
 
 SYNTHETIC = "synthetic"
 """In place of a file name: the model below, made when it is asked for."""
@@ -74,6 +81,44 @@ def synthetic_model(side: int = 101, seed: int = 0) -> FaceModel:
         triangles_around=triangles_around(triangles, side * side),
         landmarks=landmarks.astype(np.int32),
         name=f"synthetic-{side}-{seed}",
+    )
+
+
+def coloured_by(model: FaceModel, faces: Iterable[np.ndarray], template: Template) -> FaceModel:
+    """The model with the colours of pictures: their mean, and their principal components as texture basis.
+
+    Each picture is looked at where the mean face lies in a crop aligned with the template; turned heads blur it.
+
+    Args:
+        model: any model whose landmarks lie near the average face's.
+        faces: at least two (S, S, 3) uint8 BGR crops, all aligned with `template`; S may differ from the template's.
+        template: how they are aligned.
+
+    Raises:
+        FaceModelError: fewer than two pictures, or one that is not square.
+    """
+    seen = project(model.mean_shape - model.centre) - 0.5
+    samples = []
+    for face in faces:
+        side = face.shape[0]
+        if face.shape != (side, side, 3):
+            raise FaceModelError(f"aligned faces are square; got {face.shape[1]} x {face.shape[0]}")
+        landmarks = (template.array() + 0.5) * (side / template.size) - 0.5
+        to_crop = similarity(shape_crop_points(landmarks, side), landmarks, "umeyama")
+        at = (seen @ to_crop[:, :2].T + to_crop[:, 2]).astype(np.float32)
+        colours = cv2.remap(face, at[:, 0].copy(), at[:, 1].copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        samples.append(colours[:, 0, ::-1].reshape(-1).astype(np.float32))
+    if len(samples) < 2:
+        raise FaceModelError(f"colours are learned from at least two pictures, got {len(samples)}")
+    # The light that the coefficients 0 mean is the same from everywhere, and not 1.
+    samples = np.stack(samples) / (AMBIENT * light_basis(np.zeros((1, 3), np.float32))[0, 0])
+    mean = samples.mean(axis=0)
+    _, sizes, modes = np.linalg.svd(samples - mean, full_matrices=False)
+    basis = np.zeros((mean.size, TEXTURE), np.float32)
+    count = min(TEXTURE, len(samples) - 1)
+    basis[:, :count] = (modes[:count] * (sizes[:count, None] / np.sqrt(len(samples) - 1))).T
+    return dataclasses.replace(
+        model, mean_texture=mean.reshape(-1, 3), texture_basis=basis, name=f"{model.name}-coloured"
     )
 
 

@@ -13,6 +13,9 @@ if wanted
   an input: no gradient runs from here into the shape network.
 - phase `d`: StyleGAN2's discriminator, logistic loss with lazy R1.
 
+A phase whose weights are all 0 is left out: with `pixel: 0, gan: 0` the shape network learns alone, which gives the
+`shape_weights` of a later training.
+
 `use_shape: false` feeds the generator an empty drawing and zero coefficients: the same network without the shape,
 to compare with.
 """
@@ -31,7 +34,7 @@ from ppgan_fr import losses, weights
 from ppgan_fr.archs import vgg19
 from ppgan_fr.config import Arch, Frozen, find_file
 from ppgan_fr.config import build as build_network
-from ppgan_fr.recipes._frozen import frozen
+from ppgan_fr.recipes._frozen import RecipeError, frozen
 from ppgan_fr.recipes.gfpgan import lazy_optim
 from ppgan_fr.render import Rendering, shape_guide, split_coefficients
 from ppgan_fr.train.recipe import Batch, Optim, Phase, Recipe, Schedule, Terms
@@ -113,8 +116,8 @@ class Sample:
     lq: Tensor
     """(N, 3, S, S) RGB in [-1, 1]."""
     gt: Tensor
-    image: Tensor
-    """The generator's answer before its step, with gradients."""
+    image: Tensor | None
+    """The generator's answer before its step, with gradients; `None` when the generator does not learn."""
     rendered: Tensor
     """(N, 3, S, S), what the generator was shown; no gradient."""
     coefficients: Tensor
@@ -136,8 +139,9 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
     size = config.discriminator.out_size
     guide = shape_guide(find_file(config.face_model), config.template, size) if config.use_shape else None
     shape = _shape_network(config)
-    discriminator = build_network(config.discriminator)
+    discriminator = build_network(config.discriminator) if w.gan else None
     perceptual, identity = _perceptual(config), _identity(config)
+    learns = any((w.pixel, w.gan, perceptual, identity))
 
     def sample(batch: Batch, _step: int) -> Sample:
         lq, gt = batch["lq"], batch["gt"]
@@ -148,7 +152,7 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
             coefficients = shape(guide.view(lq))
             drawn = guide.renderer(coefficients)
             rendered = guide.put_back(drawn).detach()
-        image = generator(lq, rendered, coefficients.detach())[0]
+        image = generator(lq, rendered, coefficients.detach())[0] if learns else None
         return Sample(lq, gt, image, rendered, coefficients, drawn)
 
     def shape_terms(s: Sample) -> Terms:
@@ -193,28 +197,38 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
         real.stop_gradient = False
         return {"r1": w.r1 / 2 * losses.r1_penalty(discriminator(real), real)}
 
-    networks = {"generator": generator, "discriminator": discriminator}
-    phases = [
-        Phase(name="g", network=generator, losses=generator_terms, optim=config.optim_g),
-        Phase(
-            name="d",
-            network=discriminator,
-            losses=discriminator_terms,
-            lazy_losses=r1 if w.r1 else None,
-            lazy_every=config.r1_every,
-            optim=lazy_optim(config.optim_d, config.r1_every),
-        ),
-    ]
+    networks, phases = {"generator": generator}, []
     if shape is not None and config.train_shape:
         networks["shape"] = shape
-        phases.insert(0, Phase(name="shape", network=shape, losses=shape_terms, optim=config.optim_shape))
+        phases.append(Phase(name="shape", network=shape, losses=shape_terms, optim=config.optim_shape))
+    if learns:
+        phases.append(Phase(name="g", network=generator, losses=generator_terms, optim=config.optim_g))
+    if discriminator is not None:
+        networks["discriminator"] = discriminator
+        phases.append(
+            Phase(
+                name="d",
+                network=discriminator,
+                losses=discriminator_terms,
+                lazy_losses=r1 if w.r1 else None,
+                lazy_every=config.r1_every,
+                optim=lazy_optim(config.optim_d, config.r1_every),
+            )
+        )
+    if not phases:
+        raise RecipeError("recipe.loss_weights: all are 0, nothing would learn")
     return Recipe(
         networks=networks,
         phases=phases,
         sample=sample,
         schedule=config.schedule,
         ema=config.ema_decay,
-        pictures=lambda s: {"lq": s.lq, "rendered": s.rendered, "output": s.image.detach(), "gt": s.gt},
+        pictures=lambda s: {
+            "lq": s.lq,
+            "rendered": s.rendered,
+            **({} if s.image is None else {"output": s.image.detach()}),
+            "gt": s.gt,
+        },
     )
 
 

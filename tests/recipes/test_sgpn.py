@@ -5,6 +5,7 @@ import pytest
 from ppgan_fr.archs import sgpn as network
 from ppgan_fr.config import ConfigError, make_config
 from ppgan_fr.recipes import sgpn
+from ppgan_fr.recipes._frozen import RecipeError
 from ppgan_fr.train.step import Stepper
 
 GENERATOR = {"size": 32, "narrow": 1 / 32, "style_dim": 16, "enc_style_dim": 8, "channel_multiplier": 1}
@@ -81,6 +82,28 @@ def test_terms_of_weight_zero_are_not_computed():
     terms = {phase.name: set(phase.losses(sample)) for phase in built.phases}
     assert terms["shape"] == {"size", "light"}
     assert terms["g"] == {"pixel"}
+
+
+def test_without_generator_losses_the_shape_network_learns_alone():
+    built = recipe(loss_weights={"pixel": 0, "gan": 0})
+    assert [phase.name for phase in built.phases] == ["shape"]
+    assert "discriminator" not in built.networks
+    assert built.sample(batch(), 1).image is None
+    before = state(built.networks)
+    Stepper(built).step([batch()], 1)
+    assert not all(np.array_equal(a, p.numpy()) for a, p in zip(before["shape"], built.networks["shape"].parameters()))
+    assert set(built.pictures(built.sample(batch(), 2))) == {"lq", "rendered", "gt"}
+
+
+def test_without_a_gan_term_there_is_no_discriminator():
+    built = recipe(loss_weights={"gan": 0})
+    assert [phase.name for phase in built.phases] == ["shape", "g"]
+    Stepper(built).step([batch()], 1)
+
+
+def test_weights_with_which_nothing_would_learn_are_refused():
+    with pytest.raises(RecipeError, match="nothing would learn"):
+        recipe(loss_weights={"pixel": 0, "gan": 0}, train_shape=False)
 
 
 def test_white_light_costs_nothing_and_coloured_light_does():
