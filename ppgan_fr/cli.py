@@ -30,6 +30,7 @@ COMMANDS = {
     "make-face-model": ("ppgan_fr.make_face_model", "the 3D face model that SGPN draws with"),
     "make-lite-data": ("ppgan_fr.data.make_lite_data", "a tiny data set for smoke tests"),
     "facebench": ("ppgan_fr.facebench", "the quality page of a configuration"),
+    "calibrate": ("ppgan_fr.calibrate", "the tables behind --fidelity auto and --identity"),
 }
 
 

@@ -33,7 +33,7 @@ from ppgan_fr.face.image_io import (
     write_photo,
 )
 from ppgan_fr.face.paste import enlarge
-from ppgan_fr.face.types import Restored, RestoredFace
+from ppgan_fr.face.types import COLOUR, IDENTITY, Restored, RestoredFace
 
 DEFAULT_CONFIG = "configs/gfpgan_mobile.yaml"
 RESULTS = "results.jsonl"
@@ -73,7 +73,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", help="weights of the generator instead of the configuration's")
     parser.add_argument("--upscale", type=float, metavar="S", help="size of the results against the inputs (default 1)")
     parser.add_argument(
-        "--fidelity", type=float, metavar="0..1", help="closer to the input when higher, for networks with this knob"
+        "--fidelity",
+        type=fidelity,
+        metavar="0..1|auto",
+        help="closer to the input when higher, for networks that can; auto: as each face needs it, sharp ones not",
+    )
+    parser.add_argument(
+        "--identity",
+        choices=IDENTITY,
+        default="off",
+        help="a restored face that is somebody else: note it (warn) or mix the input back in until it is not (gate)",
+    )
+    parser.add_argument(
+        "--colour",
+        choices=COLOUR,
+        default="auto",
+        help="auto: gray stays gray, sepia sepia; keep: the input's skin tone and eye colour as well",
     )
     parser.add_argument("--only-center", action="store_true", help="restore only the face nearest to the middle")
     parser.add_argument("--aligned", action="store_true", help="the inputs are face crops, not photos")
@@ -100,15 +115,29 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if args.upscale is not None and not 0 < args.upscale <= 8:
         raise PredictError(f"--upscale must be above 0 and at most 8, got {args.upscale:g}")
-    if args.fidelity is not None and not 0 <= args.fidelity <= 1:
+    if isinstance(args.fidelity, float) and not 0 <= args.fidelity <= 1:
         raise PredictError(f"--fidelity must be between 0 and 1, got {args.fidelity:g}")
     jobs = plan(list_images(args.input), output)
     prepare_output(output)
     guide = Guide(args.guide, args.guide_level, args.guide_mode) if args.guide else None
-    restorer = load_restorer(args.config, args.override, args.weights, args.fidelity, aligned=args.aligned, guide=guide)
+    restorer = load_restorer(
+        args.config,
+        args.override,
+        args.weights,
+        args.fidelity,
+        aligned=args.aligned,
+        guide=guide,
+        identity=args.identity,
+        colour=args.colour,
+    )
     scale = restorer.scale if args.upscale is None else args.upscale
     options = Options(scale, args.only_center, args.aligned)
     return process(jobs, restorer, options, output, resume=args.resume, report=args.report)
+
+
+def fidelity(text: str) -> float | str:
+    """`--fidelity`: a number, or `auto`."""
+    return text if text == "auto" else float(text)
 
 
 def plan(sources: Iterable[Path], output: Path) -> list[Job]:
@@ -265,14 +294,15 @@ def restore_file(
 
 
 def _describe(one: RestoredFace, similarity: float | None, fidelity: float | None) -> dict:
-    return {
+    described = {
         "box": [round(float(value), 1) for value in one.face.box],
         "landmarks": [[round(float(x), 2), round(float(y), 2)] for x, y in one.face.landmarks],
         "score": round(one.face.score, 4),
-        "restored": one.image is not None,
+        "restored": one.image is not None and one.left_alone is None,
         "identity_similarity": None if similarity is None else round(float(similarity), 4),
-        "fidelity": fidelity,
+        "fidelity": fidelity if one.aligned.fidelity is None else round(one.aligned.fidelity, 4),
     }
+    return described | one.remarks()
 
 
 def _write_faces(job: Job, faces: Sequence[RestoredFace], output: Path, written: list[Path]) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 
 from ppgan_fr.config import CHECKOUT, Config, ConfigError, find_file, load_config, make_config
 from ppgan_fr.export import cached_export, load_network, sha256_of, spec_of
-from ppgan_fr.face.align import Template, align, named_template
+from ppgan_fr.face.align import Template, named_template
 from ppgan_fr.face.detect import detector
-from ppgan_fr.face.pipeline import restore_image
+from ppgan_fr.face.identity import TABLE, Embed, embedder
+from ppgan_fr.face.pipeline import Policies, restore_image
 from ppgan_fr.face.restore import FIDELITY, image_restorer
 from ppgan_fr.face.spec import ModelSpec, read_spec
+from ppgan_fr.face.strength import WEIGHTS as STRENGTH
 from ppgan_fr.face.types import Detect, Restore, Restored, RestoredFace, Run
 from ppgan_fr.inference import paddle_run
 from ppgan_fr.mixed_guidance import Guide, guided_run
@@ -44,6 +46,7 @@ class Restorer:
     """The configuration's `pipeline.upscale`."""
     settings: str = ""
     """Changes whenever the same photo may be restored differently."""
+    policies: Policies = Policies()
 
     def restore(self, image: np.ndarray, options: Any, on_face: Callable[[int, int], None] | None = None) -> Restored:
         """Restores one picture, (H, W, 3) uint8 or uint16 BGR, with `scale`, `only_center` and `aligned` of
@@ -60,24 +63,29 @@ class Restorer:
             min_eye_distance=self.min_eye_distance,
             parse=self.parse,
             on_face=on_face,
+            policies=self.policies,
         )
 
     def similarities(self, faces: Sequence[RestoredFace]) -> list[float | None]:
         """How alike each face and its restoration are to a face recogniser, -1 to 1; None without one."""
         if self.similarity is None or not faces:
             return [None] * len(faces)
-        return self.similarity(faces)
+        known = [_known_similarity(one) for one in faces]
+        asked = iter(self.similarity([one for one, value in zip(faces, known) if value is None]))
+        return [next(asked) if value is None else value for value in known]
 
 
 def load_restorer(
     config: Config | str | Path,
     overrides: Iterable[str] = (),
     weights: str | None = None,
-    fidelity: float | None = None,
+    fidelity: float | str | None = None,
     *,
     aligned: bool = False,
     engine: str = "exported",
     guide: Guide | None = None,
+    identity: str = "off",
+    colour: str = "auto",
 ) -> Restorer:
     """Builds everything that a configuration names and loads its weights.
 
@@ -85,10 +93,12 @@ def load_restorer(
         config: a configuration, or the path or name of one.
         overrides: `a.b=c`, when `config` is a path.
         weights: of the generator, instead of the configuration's.
-        fidelity: of the generator, instead of the configuration's.
+        fidelity: of the generator, instead of the configuration's; "auto": as each face needs it.
         aligned: only face crops will come; no detector is loaded.
         engine: "exported" (Paddle Inference, exported once and kept beside the weights) or "eager".
         guide: a second picture that guides the network, eager (HiFaceGAN).
+        identity: "off", "warn" or "gate": what becomes of a face that is somebody else after its restoration.
+        colour: "auto" or "keep", see `face.colour`.
 
     Raises:
         ConfigError: the configuration is wrong, or names no weights.
@@ -108,6 +118,8 @@ def load_restorer(
     except WeightsError as error:
         raise WeightsError(_in_one_line(error)) from None
     has_knob = "fidelity" in spec.input_names
+    automatic = fidelity == "auto"
+    fidelity = None if automatic else fidelity
     fidelity = pipeline.fidelity if fidelity is None else fidelity
     if fidelity is not None and not has_knob:
         raise ConfigError(f"fidelity: {config.generator.arch} has no such knob; leave --fidelity out")
@@ -120,7 +132,13 @@ def load_restorer(
         restore = image_restorer(run, spec, fidelity=used)
     model = None if pipeline.face_model is None else find_file(pipeline.face_model)
     checksums = [sha256_of(file) for file in (path, shape_weights(pipeline, path), model) if file and file.is_file()]
+    recogniser = recognise_faces()
+    if recogniser is None and identity == "gate":
+        raise WeightsError("identity gate: weights/sface.npz is not there")
+    policies = Policies(colour, "off" if recogniser is None else identity, recogniser, automatic)
     settings = [spec.arch, checksums, used, pipeline.model_dump_json(), *([] if guide is None else [guide])]
+    tables = [TABLE, STRENGTH] if policies.identity != "off" or automatic else []
+    settings += [colour, policies.identity, automatic, *map(sha256_of, tables)]
     return Restorer(
         detect_faces=None if aligned else face_detector(pipeline.detector),
         restore_faces=restore,
@@ -128,8 +146,9 @@ def load_restorer(
         mask=pipeline.mask,
         min_eye_distance=pipeline.min_eye_distance,
         parse=face_parser(pipeline.parsing_weights) if pipeline.mask == "parsing" else None,
-        similarity=identity_similarity(),
+        similarity=None if recogniser is None else similarity_by(recogniser),
         fidelity=used,
+        policies=policies,
         scale=pipeline.upscale,
         settings=repr(settings),
     )
@@ -206,27 +225,34 @@ def shipped(name: str, weights: str | None = None) -> Run:
     return paddle_run(cached_export(config))
 
 
-def identity_similarity() -> Similarity | None:
-    """Compares faces before and after by SFace; None when its weights are not there. Loaded with the first face."""
+def recognise_faces() -> Embed | None:
+    """SFace on restored crops; None when its weights are not there. Loaded with the first face."""
     if not (CHECKOUT / "weights" / "sface.npz").is_file():
         return None
-    loaded: list[Run] = []
+    loaded: list[Embed] = []
+
+    def embed(crops: Sequence[np.ndarray], landmarks: np.ndarray) -> np.ndarray:
+        if not loaded:
+            loaded.append(embedder(shipped("sface")))
+        return loaded[0](crops, landmarks)
+
+    return embed
+
+
+def similarity_by(embed: Embed) -> Similarity:
+    """Compares faces before and after."""
 
     def similarity(faces: Sequence[RestoredFace]) -> list[float]:
-        from ppgan_fr.archs.sface import TEMPLATE_112
-
-        if not loaded:
-            loaded.append(shipped("sface"))
-        template = Template("sface_112", tuple(map(tuple, TEMPLATE_112)), 112, solver="umeyama", border=(0, 0, 0))
-        crops = [
-            align(picture, one.aligned.landmarks, template).image[..., ::-1].transpose(2, 0, 1)
-            for one in faces
-            for picture in (one.aligned.image, one.image)
-        ]
-        vectors = np.concatenate(
-            [loaded[0]({"image": np.stack(crops[i : i + 8]).astype(np.float32)})[0] for i in range(0, len(crops), 8)]
-        )
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return [float(a @ b) for a, b in zip(vectors[::2], vectors[1::2])]
+        pairs = [embed([one.aligned.image, one.image], one.aligned.landmarks) for one in faces]
+        return [float(before @ after) for before, after in pairs]
 
     return similarity
+
+
+def _known_similarity(one: RestoredFace) -> float | None:
+    """What the gate has measured already, and what needs no measuring."""
+    if one.left_alone is not None:
+        return 1.0
+    if one.identity is None:
+        return None
+    return one.identity.similarity if one.identity.final_similarity is None else one.identity.final_similarity

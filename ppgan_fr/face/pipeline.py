@@ -4,20 +4,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from ppgan_fr.face.align import FFHQ_512, AlignError, Template, align, already_aligned, to_8_bit
+from ppgan_fr.face.colour import settle_colours
+from ppgan_fr.face.identity import Embed, check, mix
 from ppgan_fr.face.paste import enlarge, face_mask, parsing_mask, paste, paste_reference, paste_sgpn
-from ppgan_fr.face.types import AlignedFace, Detect, Face, Restore, Restored, RestoredFace
+from ppgan_fr.face.strength import automatic_strength, estimate
+from ppgan_fr.face.types import COLOUR, IDENTITY, AlignedFace, Detect, Face, Restore, Restored, RestoredFace
 
 Parse = Callable[[np.ndarray], np.ndarray]
 """(512, 512, 3) uint8 BGR crop -> (512, 512) class of each pixel, facexlib's 19."""
 
-TONED = 2.5
-"""A face whose colours stray from a curve over brightness by at most this many levels is a toned print."""
+SMALLEST = 20.0
+"""Faces narrower and lower than this many pixels of the photo are left alone: there is nothing to restore them from."""
 NOT_A_NUMBER = "the network's answer is not a number"
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What is decided for each face beyond running the network. The defaults change nothing but black-and-white faces
+    and toned prints, which keep their colours.
+    """
+
+    colour: str = "auto"
+    """See `colour.settle_colours`."""
+    identity: str = "off"
+    """"warn" and "gate" need `embed`, see `identity.check`."""
+    embed: Embed | None = None
+    automatic: bool = False
+    """The network's fidelity follows the estimated quality, and sharp faces are left alone."""
+    smallest: float = SMALLEST
+
+    def __post_init__(self) -> None:
+        """Refuses what there is not.
+
+        Raises:
+            ValueError: a policy of unknown name, or a check of identity without a recogniser.
+        """
+        for name, value, allowed in (("colour", self.colour, COLOUR), ("identity", self.identity, IDENTITY)):
+            if value not in allowed:
+                raise ValueError(f"{name}: must be one of {', '.join(allowed)}, got {value!r}")
+        if self.identity != "off" and self.embed is None:
+            raise ValueError(f"identity {self.identity}: needs a face recogniser")
 
 
 def restore_image(
@@ -32,6 +64,7 @@ def restore_image(
     min_eye_distance: float = 0.0,
     parse: Parse | None = None,
     on_face: Callable[[int, int], None] | None = None,
+    policies: Policies = Policies(),  # noqa: B008 - frozen
 ) -> Restored:
     """Restores every face of a picture and leaves the rest of it alone.
 
@@ -46,6 +79,7 @@ def restore_image(
         min_eye_distance: faces whose eyes are closer than this many pixels are left alone.
         parse: face parsing network, for the mask "parsing".
         on_face: told (done, all) after each face.
+        policies: colours, identity and strength.
 
     Returns:
         The picture and what became of each face, the largest first. With no face the picture comes back unchanged.
@@ -71,14 +105,19 @@ def restore_image(
         seconds["align"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    restored = [_restore_one(face, crop, restore, on_face, i, len(aligned)) for i, (face, crop) in enumerate(aligned)]
+    restored = []
+    for face, crop in aligned:
+        restored.append(_restore_one(face, crop, restore, policies, whole=detect is not None))
+        if on_face is not None:
+            on_face(len(restored), len(aligned))
     seconds["restore"] = time.perf_counter() - start
 
     start = time.perf_counter()
     if detect is None:
         result = _only_the_face(image, restored[0], scale)
     else:
-        result = _paste_all(image, [one for one in restored if one.image is not None], mask, scale, parse)
+        changed = [one for one in restored if one.image is not None and one.left_alone is None]
+        result = _paste_all(image, changed, mask, scale, parse)
     seconds["paste"] = time.perf_counter() - start
     return Restored(result, tuple(restored), seconds)
 
@@ -107,68 +146,33 @@ def _whole_picture(image: np.ndarray) -> Face:
     return Face(np.array([0, 0, width, height], np.float32), points.astype(np.float32), 1.0)
 
 
-def _restore_one(
-    face: Face,
-    crop: AlignedFace,
-    restore: Restore,
-    on_face: Callable[[int, int], None] | None,
-    index: int,
-    count: int,
-) -> RestoredFace:
+def _restore_one(face: Face, crop: AlignedFace, restore: Restore, policies: Policies, whole: bool) -> RestoredFace:
+    if whole and max(float(face.box[2]), float(face.box[3])) < policies.smallest:
+        return RestoredFace(face, crop, crop.image, left_alone="small")
+    watched = policies.identity != "off"
+    quality = estimate(crop.image) if policies.automatic or watched else None
+    amount = 1.0
+    if policies.automatic and quality is not None:
+        fidelity, amount = automatic_strength(quality)
+        crop = replace(crop, fidelity=fidelity)
+        if amount == 0:
+            return RestoredFace(face, crop, crop.image, left_alone="sharp", amount=0.0, quality=quality)
     answer = restore([crop])[0]
-    if on_face is not None:
-        on_face(index + 1, count)
     if not np.isfinite(answer).all():
         return RestoredFace(face, crop, None, NOT_A_NUMBER)
-    pixels = np.rint(answer).astype(np.uint8)
-    if is_gray(crop.image):
-        pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    elif (tone := toning(crop)) is not None:
-        pixels = toned(pixels, tone)
-    return RestoredFace(face, crop, pixels)
-
-
-def is_gray(image: np.ndarray, tolerance: float = 1.0) -> bool:
-    """Whether a BGR picture is black and white: its channels differ by at most `tolerance` levels on average."""
-    image = image.astype(np.int16)
-    return float((image.max(2) - image.min(2)).mean()) <= tolerance
-
-
-def toning(crop: AlignedFace) -> np.ndarray | None:
-    """How a toned print (sepia, blue, faded black and white) gives each brightness its tint; None for a colour photo.
-
-    In a toned print the two colour channels of the face follow its brightness; in a colour photo lips, eyes and skin go
-    their own ways. Measured around a quadratic: sepia prints as JPEG stray by up to 2.1 levels, colour faces by 3.2 and
-    more.
-
-    Returns:
-        (3, 2): offset, slope and curve of Cr and Cb over luminance in [0, 1].
-    """
-    inside = face_mask(crop.landmarks, len(crop.image)) > 0.5
-    channels = cv2.cvtColor(crop.image, cv2.COLOR_BGR2YCrCb)[inside].astype(np.float64)
-    if len(channels) < 64:
-        return None
-    powers = _powers(channels[:, 0])
-    curve = np.linalg.lstsq(powers, channels[:, 1:], rcond=None)[0]
-    strays = np.sqrt(((channels[:, 1:] - powers @ curve) ** 2).mean(0).sum())
-    return curve if strays <= TONED else None
-
-
-def toned(pixels: np.ndarray, tone: np.ndarray) -> np.ndarray:
-    """Gives a restored crop, (H, W, 3) uint8 BGR, the tint of the print it came from."""
-    luminance = cv2.cvtColor(pixels, cv2.COLOR_BGR2YCrCb)[..., 0]
-    tints = np.clip(np.rint(_powers(np.arange(256)) @ tone), 0, 255).astype(np.uint8)
-    return cv2.cvtColor(np.dstack([luminance, tints[luminance]]), cv2.COLOR_YCrCb2BGR)
-
-
-def _powers(luminance: np.ndarray) -> np.ndarray:
-    level = luminance / 255.0
-    return np.stack([np.ones_like(level), level, level * level], -1)
+    pixels = settle_colours(np.rint(answer).astype(np.uint8), crop, policies.colour)
+    if amount < 1:
+        pixels = mix(pixels, crop.image, 1 - amount)
+    if not watched or policies.embed is None or quality is None:
+        return RestoredFace(face, crop, pixels, amount=amount, quality=quality)
+    pixels, verdict = check(crop, pixels, quality.recognisable, policies.embed, policies.identity)
+    left_alone = "identity" if verdict.kept == 1 else None
+    return RestoredFace(face, crop, pixels, None, left_alone, amount, quality, verdict)
 
 
 def _only_the_face(image: np.ndarray, one: RestoredFace, scale: float) -> np.ndarray:
     """The restored crop itself, at the size of the picture times `scale`."""
-    if one.image is None:
+    if one.image is None or one.left_alone is not None:
         return enlarge(image, scale)
     height, width = image.shape[:2]
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -39,7 +39,8 @@ def image_restorer(run: Run, spec: ModelSpec, *, fidelity: float | None = None, 
     Args:
         run: the engine.
         spec: how a picture goes in and comes out.
-        fidelity: in [0, 1], closer to the input when higher; for networks that have the input `fidelity`.
+        fidelity: in [0, 1], closer to the input when higher; for networks that have the input `fidelity`. A face that
+            asks for its own has that.
         batch_size: how many crops go through at once.
 
     Returns:
@@ -58,10 +59,12 @@ def image_restorer(run: Run, spec: ModelSpec, *, fidelity: float | None = None, 
     def restore(faces: list[AlignedFace]) -> list[np.ndarray]:
         restored: list[np.ndarray] = []
         for start in range(0, len(faces), batch_size):
-            crops = [face.image for face in faces[start : start + batch_size]]
+            batch = faces[start : start + batch_size]
+            crops = [face.image for face in batch]
             tensors = {spec.input_names[0]: to_tensor(crops, spec)}
             if extra:
-                tensors["fidelity"] = _like(spec, len(crops), FIDELITY if fidelity is None else fidelity)
+                usual = FIDELITY if fidelity is None else fidelity
+                tensors["fidelity"] = _like(spec, [usual if one.fidelity is None else one.fidelity for one in batch])
             answer = np.asarray(run(tensors)[0])
             if answer.ndim != 4 or answer.shape[:2] != (len(crops), 3):
                 raise RestoreError(f"{spec.arch}: expected ({len(crops)}, 3, H, W) pictures, got {answer.shape}")
@@ -71,7 +74,7 @@ def image_restorer(run: Run, spec: ModelSpec, *, fidelity: float | None = None, 
     return restore
 
 
-def _like(spec: ModelSpec, count: int, value: float) -> np.ndarray:
-    """The fidelity in the rank the network declares: (N,), (N, 1), ..."""
+def _like(spec: ModelSpec, values: Sequence[float]) -> np.ndarray:
+    """The fidelities in the rank the network declares: (N,), (N, 1), ..."""
     shape = next(tensor.shape for tensor in spec.inputs if tensor.name == "fidelity")
-    return np.full((count, *(1 for _ in shape[1:])), value, np.float32)
+    return np.asarray(values, np.float32).reshape(len(values), *(1 for _ in shape[1:]))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ppgan_fr.face.align import FFHQ_512
-from ppgan_fr.face.pipeline import is_gray, restore_image
+from ppgan_fr.face.colour import is_gray
+from ppgan_fr.face.pipeline import restore_image
 from ppgan_fr.face.restore import RestoreError, image_restorer
 from ppgan_fr.face.spec import ModelSpec, TensorSpec
 from ppgan_fr.face.types import Face
