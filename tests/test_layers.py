@@ -18,10 +18,11 @@ SCHEMA = {"ppgan_fr.config", "pydantic"}  # a section of the configuration is de
 TOP = {"ppgan_fr", "pydantic", "paddle", "numpy", "cv2", "tqdm", "yaml", "scipy"}
 TABLE: dict[str, set[str]] = {
     "ppgan_fr": TOP,
+    "ppgan_fr/predict_video.py": TOP | {"av"},
     "ppgan_fr/face": FACE,
     "ppgan_fr/export_onnx.py": TOP | {"paddle2onnx", "onnxruntime"},
     "ppgan_fr/face/spec.py": FACE | {"yaml"},
-    "ppgan_fr/face/image_io.py": FACE | {"PIL"},
+    "ppgan_fr/face/image_io.py": FACE | {"PIL", "pillow_heif"},
     "ppgan_fr/face/raster.py": FACE | {"numba"},
     "ppgan_fr/config.py": {"yaml", "pydantic", "pydantic_core"},
     # `weights` is a leaf of its own; an architecture uses it for a prior that stands in its Config (`decoder_weights`)

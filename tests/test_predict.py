@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -249,7 +248,7 @@ def test_resuming_does_only_what_is_missing(album, tmp_path):
     (output / "restored" / "b.jpg").unlink()
     (output / "restored" / "c.png").write_bytes(b"half a fi")
     (output / "results.jsonl").open("ab").write(b'{"input": "half a li')
-    shutil.copy(album / "a.png", album / "bad.png")
+    Image.fromarray(picture(7)).save(album / "bad.png")
     again = StandIn()
     assert restore(album, output, again, resume=True) == 0
     assert again.seen == 3  # b, c and the file that was bad
