@@ -6,6 +6,7 @@ An engine comes as a function `open_run(folder, args) -> Run`; see `inference_py
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -20,11 +21,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ppgan_fr.face.align import AlignError, align, already_aligned, named_template
+from ppgan_fr.face.align import AlignError, Template, align, already_aligned, named_template
 from ppgan_fr.face.detect import detector
 from ppgan_fr.face.image_io import ImageError, Photo, list_images, output_suffix, read_photo, write_photo
 from ppgan_fr.face.pipeline import restore_image
 from ppgan_fr.face.restore import image_restorer
+from ppgan_fr.face.sgpn import GuideError, exported_restorer, wants_shape
 from ppgan_fr.face.spec import ModelSpec, read_spec
 from ppgan_fr.face.types import AlignedFace, Detect, Face, Restore, Run
 
@@ -155,7 +157,16 @@ class Folder:
 
     def _restore(self, batch: list[tuple[Job, AlignedFace]]) -> None:
         start = time.perf_counter()
-        answers = self.restore([crop for _, crop in batch])
+        try:
+            answers = self.restore([crop for _, crop in batch])
+        except (GuideError, AlignError) as error:  # of one face, whose photo alone has to fail
+            if len(batch) > 1:
+                for one in batch:
+                    self._restore([one])
+                return
+            job, crop = batch[0]
+            job.error = _one_line(error, job.path)
+            answers = [np.full_like(crop.image, 0, np.float32)]
         seconds = time.perf_counter() - start
         self.times.calls.append(seconds)
         self.times.faces += len(batch)
@@ -216,13 +227,21 @@ def main(open_run: OpenRun, args: argparse.Namespace, facts: dict[str, Any]) -> 
         start = time.perf_counter()
         run = open_run(args.model_dir, args)
         facts = {**facts, "load_time(s)": round(time.perf_counter() - start, 3)}
-        restore = image_restorer(run, spec, fidelity=args.fidelity, batch_size=args.batch_size)
-        detect = None if args.aligned else open_detector(open_run, args)
+        guided = wants_shape(spec)
+        detect = None if args.aligned and not guided else open_detector(open_run, args)
+        if guided:
+            # A crop that was not cut here has its landmarks anywhere; the shape network needs to know where.
+            locate, detect = (detect, None) if args.aligned else (None, detect)
+            open_other = functools.partial(open_run, args=helper_arguments(args))
+            restore = exported_restorer(args.model_dir, spec, run, open_other, locate)
+            warm = exported_restorer(args.model_dir, spec, run, open_other) if args.benchmark and locate else restore
+        else:
+            restore = warm = image_restorer(run, spec, fidelity=args.fidelity, batch_size=args.batch_size)
         folder = Folder(restore, spec, detect, args.batch_size, args.upscale)
         (args.save_dir / "restored").mkdir(parents=True, exist_ok=True)
         if args.benchmark:
             start = time.perf_counter()
-            _warm_up(restore, folder.template.size, args.batch_size)
+            _warm_up(warm, folder.template, args.batch_size)
             facts["first_inference(s)"] = round(time.perf_counter() - start, 3)
         failed = _process(folder, paths, args.save_dir)
     except OSError as error:
@@ -243,6 +262,11 @@ def main(open_run: OpenRun, args: argparse.Namespace, facts: dict[str, Any]) -> 
     return 1 if failed else 0
 
 
+def helper_arguments(args: argparse.Namespace) -> argparse.Namespace:
+    """For the networks beside the restorer: their own fastest engine, in full precision."""
+    return argparse.Namespace(**{**vars(args), "engine": None, "precision": "fp32", "use_tensorrt": False})
+
+
 def open_detector(open_run: OpenRun, args: argparse.Namespace) -> Detect:
     """YuNet and ONet out of the export folder.
 
@@ -253,7 +277,7 @@ def open_detector(open_run: OpenRun, args: argparse.Namespace) -> Detect:
     for name in ("yunet", "onet"):
         if not (folder / name / "inference.yml").is_file():
             raise InferError(f"{folder / name}: no exported detector here; pass --detector_dir or --aligned True")
-    fixed = argparse.Namespace(**{**vars(args), "engine": None, "precision": "fp32", "use_tensorrt": False})
+    fixed = helper_arguments(args)
     return detector(open_run(folder / "yunet", fixed), open_run(folder / "onet", fixed))
 
 
@@ -308,8 +332,8 @@ def _record(job: Job) -> dict[str, Any]:
     }
 
 
-def _warm_up(restore: Restore, size: int, batch_size: int) -> None:
-    gray = AlignedFace(np.full((size, size, 3), 127, np.uint8), np.zeros((5, 2), np.float32), np.eye(2, 3))
+def _warm_up(restore: Restore, template: Template, batch_size: int) -> None:
+    gray = already_aligned(np.full((template.size, template.size, 3), 127, np.uint8), template)
     restore([gray] * batch_size)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ppgan_fr import __version__
+from ppgan_fr import __version__, shape_guidance
 from ppgan_fr.cli import add_config_arguments
 from ppgan_fr.config import CHECKOUT, PACKAGE, Config, ConfigError, build, find_file, load_config, make_config
 from ppgan_fr.face.spec import ModelSpec, TensorSpec, write_spec
@@ -110,13 +110,17 @@ def export(config: Config) -> tuple[Path, list[Check]]:
     Raises:
         ConfigError: there are no weights for a network that has none of its own.
         WeightsError: the weights are missing or belong to another network.
+        FaceModelError: SGPN's face model is missing or damaged.
         ExportError: the network cannot be exported, or the exported one answers differently.
     """
     weights = None if config.weights is None else find_file(config.weights)
     network = load_network(config.generator, weights)
     target = Path(config.export.dir or Path("inference") / config.name)
     spec = spec_of(config, network, weights)
+    guide = shape_guidance.companions(config.pipeline, weights) if shape_guidance.wants_shape(spec) else None
     checks = write_checked(network, spec, target, config)
+    if guide is not None:
+        shape_guidance.add_companions(guide, config.pipeline, target)
     if spec.kind == "restorer" and config.pipeline.detector.name == "yunet":
         add_detector(target)
     return target, checks
@@ -127,15 +131,19 @@ def add_detector(folder: Path) -> None:
     for name in ("yunet", "onet"):
         if not (CHECKOUT / "weights" / f"{name}.npz").is_file():
             continue
-        source = cached_export(make_config({"name": name, "generator": {"arch": name}}))
-        copy = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=folder))
-        try:
-            for path in source.iterdir():
-                shutil.copyfile(path, copy / path.name)
-            copy.chmod(0o755)
-            _put_in_place(copy, folder / name)
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
+        copy_export(cached_export(make_config({"name": name, "generator": {"arch": name}})), folder / name)
+
+
+def copy_export(source: Path, target: Path) -> None:
+    """Copies an export folder; `target` is complete or untouched."""
+    copy = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        for path in source.iterdir():
+            shutil.copyfile(path, copy / path.name)
+        copy.chmod(0o755)
+        _put_in_place(copy, target)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 def load_network(section: Any, weights: Path | None) -> Any:

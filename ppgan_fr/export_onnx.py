@@ -33,13 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Converts the network and, when they are there, the two of the detector."""
+    """Converts the network and, when they are there, the two of the detector and the shape network."""
     folder = Path(args.model_dir)
     target = Path(args.save_file) if args.save_file else folder / "inference.onnx"
     print(f"{target}: largest difference {to_onnx(folder, target, args.opset_version):.1e}")  # noqa: T201
     if target.parent.resolve() != folder.resolve():
         shutil.copyfile(folder / "inference.yml", target.parent / "inference.yml")
-    for name in ("yunet", "onet"):
+        for name in read_spec(folder).companions.values():
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target.parent / name)
+    for name in ("yunet", "onet", "shape"):
         if (folder / name / "inference.yml").is_file():
             place = target.parent / name
             place.mkdir(exist_ok=True)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from ppgan_fr.config import ConfigError, Pipeline, build, find_file, make_config
-from ppgan_fr.face.face_model import FaceModel, FaceModelError
-from ppgan_fr.face.sgpn import shape_guided_restorer, unguided_restorer
-from ppgan_fr.face.spec import ModelSpec
+from ppgan_fr.face.face_model import FaceModel, FaceModelError, write_face_model
+from ppgan_fr.face.sgpn import NO_SHAPE, shape_guided_restorer, unguided_restorer
+from ppgan_fr.face.sgpn import wants_shape as wants_shape
+from ppgan_fr.face.spec import ModelSpec, read_spec, write_spec
 from ppgan_fr.face.synthetic_model import load_face_model
 from ppgan_fr.face.types import Detect, Restore, Run
 from ppgan_fr.weights import WeightsError, load_into
 
-INPUTS = ("rendered", "coefficients")
-"""Inputs beside the picture that tell a generator to be guided by a shape."""
-
-NO_SHAPE = "none"
-"""As `pipeline.face_model`: restore without a shape, as a generator of `recipe.use_shape=false` was trained."""
-
-
-def wants_shape(spec: ModelSpec) -> bool:
-    """Whether the generator has SGPN's inputs."""
-    return all(name in spec.input_names for name in INPUTS)
+SHAPE_FOLDER, FACE_MODEL_FILE = "shape", "face_model.npz"
+"""What an export folder calls them."""
 
 
 def guided_restorer(
@@ -60,6 +55,53 @@ def guided_restorer(
     model = _face_model(pipeline.face_model)
     run_shape = shape_run(pipeline, weights, engine)
     return shape_guided_restorer(run_shape, run, model, size=spec.size or pipeline.size, locate=locate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Companions:
+    """What goes into the export folder beside the generator."""
+
+    weights: Path | None
+    """Of the shape network; None: it restores without a shape."""
+    model: FaceModel | None
+
+
+def companions(pipeline: Pipeline, beside: Path | None) -> Companions | None:
+    """The shape network's weights and the face model of a configuration, checked; None when it names neither.
+
+    Args:
+        pipeline: see `guided_restorer`.
+        beside: see `guided_restorer`.
+
+    Raises:
+        ConfigError: it names only one of the two.
+        FaceModelError, WeightsError: see `guided_restorer`.
+    """
+    if pipeline.face_model == NO_SHAPE:
+        return Companions(None, None)
+    weights = shape_weights(pipeline, beside)
+    if pipeline.face_model is None and weights is None:
+        return None
+    for field, value in (("shape", pipeline.shape), ("shape_weights", weights), ("face_model", pipeline.face_model)):
+        if value is None:
+            raise ConfigError(f"pipeline.{field}: missing; see docs/sgpn.md")
+    if not weights.is_file():
+        raise WeightsError(f"{weights}: no such file (pipeline.shape_weights)")
+    return Companions(weights, _face_model(pipeline.face_model))
+
+
+def add_companions(found: Companions, pipeline: Pipeline, folder: Path) -> None:
+    """Lays them into a finished export folder, and names them in its `inference.yml` when they are there."""
+    names: Mapping[str, str] = {"face_model": NO_SHAPE}
+    if found.weights is not None and found.model is not None:
+        from ppgan_fr.export import cached_export, copy_export
+
+        section = pipeline.shape.model_dump()
+        source = cached_export(make_config({"name": "shape", "generator": section}), found.weights)
+        copy_export(source, folder / SHAPE_FOLDER)
+        write_face_model(found.model, folder / FACE_MODEL_FILE)
+        names = {"shape": SHAPE_FOLDER, "face_model": FACE_MODEL_FILE}
+    write_spec(dataclasses.replace(read_spec(folder), companions=names), folder)
 
 
 def shape_weights(pipeline: Pipeline, beside: Path | None = None) -> Path | None:

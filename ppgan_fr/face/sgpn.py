@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ppgan_fr.face.align import SGPN_512, AlignError, align, similarity
-from ppgan_fr.face.face_model import FaceModel
+from ppgan_fr.face.face_model import FaceModel, read_face_model
 from ppgan_fr.face.paste import paste_sgpn
 from ppgan_fr.face.shape3d import COEFFICIENTS, IMAGE_SIZE, render
+from ppgan_fr.face.spec import ModelSpec
 from ppgan_fr.face.types import AlignedFace, Detect, Face, Restore, Run
 
 STANDARD_LANDMARKS = np.array(
@@ -33,6 +35,11 @@ RESCALE = 102.0
 """Pixels of a 224-pixel crop per decimetre of the face."""
 GRAY_OUTSIDE = 0.5
 """What the shape network sees outside the crop: 0 in [-1, 1]."""
+
+INPUTS = ("rendered", "coefficients")
+"""Inputs beside the picture that tell a generator to be guided by a shape."""
+NO_SHAPE = "none"
+"""As face model: restore without a shape, as a generator of `recipe.use_shape=false` was trained."""
 
 
 class GuideError(ValueError):
@@ -247,6 +254,40 @@ def shape_guided_restorer(
         return results
 
     return restore
+
+
+def wants_shape(spec: ModelSpec) -> bool:
+    """Whether the generator has SGPN's inputs."""
+    return all(name in spec.input_names for name in INPUTS)
+
+
+def exported_restorer(
+    folder: Path, spec: ModelSpec, run_image: Run, open_run: Callable[[Path], Run], locate: Detect | None = None
+) -> Restore:
+    """SGPN out of an export folder, with the shape network and the face model that lie in it.
+
+    Args:
+        folder: export folder of the generator.
+        spec: its `inference.yml`.
+        run_image: engine of the generator.
+        open_run: loads another export folder.
+        locate: see `shape_guided_restorer`.
+
+    Raises:
+        GuideError: the folder was exported without a shape network.
+        FaceModelError: the face model is missing or damaged.
+    """
+    if spec.companions.get("face_model") == NO_SHAPE:
+        return unguided_restorer(run_image)
+    missing = [name for name in ("shape", "face_model") if name not in spec.companions]
+    if missing:
+        raise GuideError(
+            f"{folder}: exported without {' and '.join(missing)}, which {spec.arch} needs to restore; export it again "
+            "with pipeline.shape_weights and pipeline.face_model (docs/sgpn.md, section 4)"
+        )
+    model = read_face_model(folder / spec.companions["face_model"])
+    run_shape = open_run(folder / spec.companions["shape"])
+    return shape_guided_restorer(run_shape, run_image, model, size=spec.size or 512, locate=locate)
 
 
 def _best_landmarks(faces: list[Face]) -> np.ndarray:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -64,6 +65,9 @@ class ModelSpec:
     """Fastest engine of Paddle Inference that gave the eager network's answer on the processor of the export."""
     engines: tuple[str, ...] = ()
     """Every `engine/precision` that gave it there."""
+    companions: Mapping[str, str] = field(default_factory=dict)
+    """What else lies in the export folder and is needed to restore with this network: purpose -> name of a file or of
+    another export folder. SGPN: `shape` and `face_model`."""
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -72,36 +76,43 @@ class ModelSpec:
         Raises:
             SpecError: naming the field, what it says and what it may say.
         """
-        for field, allowed in (
+        for name, allowed in (
             ("kind", KINDS),
             ("channel_order", CHANNEL_ORDERS),
             ("mask", MASKS),
             ("template", TEMPLATES),
         ):
-            value = getattr(self, field)
+            value = getattr(self, name)
             if value not in allowed:
-                raise SpecError(f"{FILE_NAME}: {field}: must be one of {', '.join(allowed)}, got {value!r}")
+                raise SpecError(f"{FILE_NAME}: {name}: must be one of {', '.join(allowed)}, got {value!r}")
         if self.version != 1:
             raise SpecError(f"{FILE_NAME}: version: this program reads version 1, got {self.version!r}")
         if self.size is not None and (type(self.size) is not int or not 1 <= self.size <= 8192):
             raise SpecError(f"{FILE_NAME}: size: expected a number of pixels or null, got {self.size!r}")
-        for field in ("mean", "std"):
-            value = getattr(self, field)
+        for name in ("mean", "std"):
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise SpecError(f"{FILE_NAME}: {field}: expected a finite number, got {value!r}")
+                raise SpecError(f"{FILE_NAME}: {name}: expected a finite number, got {value!r}")
         if self.std == 0:
             raise SpecError(f"{FILE_NAME}: std: must not be 0")
         if not self.inputs:
             raise SpecError(f"{FILE_NAME}: inputs: at least one is needed")
-        for field in ("model_file", "params_file"):
-            value = getattr(self, field)
-            if not isinstance(value, str) or Path(value).name != value:
-                raise SpecError(f"{FILE_NAME}: {field}: must be a file name in the same folder, got {value!r}")
+        for name in ("model_file", "params_file"):
+            _must_lie_in_the_folder(name, getattr(self, name))
+        if not isinstance(self.companions, Mapping):
+            raise SpecError(f"{FILE_NAME}: companions: expected a mapping, got {self.companions!r}")
+        for name, value in self.companions.items():
+            _must_lie_in_the_folder(f"companions.{name}", value)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs, the picture first."""
         return tuple(tensor.name for tensor in self.inputs)
+
+
+def _must_lie_in_the_folder(what: str, value: object) -> None:
+    if not isinstance(value, str) or Path(value).name != value or value == "..":
+        raise SpecError(f"{FILE_NAME}: {what}: must be a file name in the same folder, got {value!r}")
 
 
 def write_spec(spec: ModelSpec, directory: str | Path) -> Path:
@@ -111,6 +122,10 @@ def write_spec(spec: ModelSpec, directory: str | Path) -> Path:
     content["inputs"] = [{**tensor, "shape": list(tensor["shape"])} for tensor in content["inputs"]]
     content["outputs"] = list(spec.outputs)
     content["engines"] = list(spec.engines)
+    if spec.companions:
+        content["companions"] = dict(spec.companions)
+    else:
+        del content["companions"]
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     beside.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     beside.replace(path)
@@ -133,7 +148,7 @@ def read_spec(directory: str | Path) -> ModelSpec:
         raise SpecError(f"{path}: not valid YAML") from error
     if not isinstance(content, dict):
         raise SpecError(f"{path}: expected a mapping")
-    known = {field.name for field in dataclasses.fields(ModelSpec)}
+    known = {one.name for one in dataclasses.fields(ModelSpec)}
     unknown = sorted(str(key) for key in content if key not in known)
     if unknown:
         raise SpecError(f"{path}: unknown key {unknown[0]!r}")
@@ -147,9 +162,9 @@ def read_spec(directory: str | Path) -> ModelSpec:
                 )
                 for entry in content["inputs"]
             )
-        for field in ("outputs", "engines"):
-            if field in content:
-                content[field] = tuple(str(name) for name in content[field])
+        for key in ("outputs", "engines"):
+            if key in content:
+                content[key] = tuple(str(name) for name in content[key])
         return ModelSpec(**content)
     except SpecError as error:
         raise SpecError(f"{path.parent}/{error}") from error

@@ -14,6 +14,7 @@ def test_a_spec_comes_back_from_its_file_unchanged(tmp_path):
         inputs=(TensorSpec("lq", (-1, 3, 512, 512)), TensorSpec("fidelity", (-1, 1))),
         outputs=("image",),
         weights_sha256="ab" * 32,
+        companions={"shape": "shape", "face_model": "face_model.npz"},
     )
     write_spec(spec, tmp_path)
     assert read_spec(tmp_path) == spec
@@ -29,6 +30,8 @@ def test_a_spec_comes_back_from_its_file_unchanged(tmp_path):
         ({"typo": 1}, "unknown key 'typo'"),
         ({"model_file": "../../etc/passwd"}, "must be a file name"),
         ({"inputs": [{"shape": [1]}]}, "inputs or outputs"),
+        ({"companions": {"shape": "../elsewhere"}}, "companions.shape: must be a file name"),
+        ({"companions": ["shape"]}, "companions: expected a mapping"),
         ({"version": 7}, "version"),
     ],
 )
