@@ -28,7 +28,6 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from ppgan_fr import __version__
 from ppgan_fr.batch import Stop, patiently, staged
 from ppgan_fr.face.image_io import (
     ImageError,
@@ -85,7 +84,7 @@ class Options:
     aligned: bool = False
     provenance: bool = False
     """Note in the result that and how it was restored."""
-    network: str = ""
+    network: str = "unknown"
     """Its name, for that note."""
 
 
@@ -173,8 +172,7 @@ def run(args: argparse.Namespace) -> int:
         colour=args.colour,
     )
     scale = restorer.scale if args.upscale is None else args.upscale
-    provenance = args.provenance == "on"
-    options = Options(scale, args.only_center, args.aligned, provenance, config.generator.arch if provenance else "")
+    options = Options(scale, args.only_center, args.aligned, args.provenance == "on", config.generator.arch)
     return process(jobs, restorer, options, output, resume=args.resume, report=args.report)
 
 
@@ -572,7 +570,7 @@ class _Run:
                 alpha = cv2.resize(alpha, restored.image.shape[1::-1])
         metadata = photo.metadata
         if self.options.provenance and restored.faces:
-            metadata = mark_as_enhanced(metadata, note(len(restored.faces), self.options.network))
+            metadata = mark_as_enhanced(metadata, len(restored.faces), self.options.network)
         job.target.parent.mkdir(parents=True, exist_ok=True)
         write_photo(job.target, replace(photo, pixels=restored.image, alpha=alpha, metadata=metadata))
 
@@ -663,12 +661,6 @@ def restore_file(
 class _NoManifest:
     def begin(self, _source: str) -> None:
         pass
-
-
-def note(faces: int, network: str) -> str:
-    """What the history of a restored photo says; the same for the same photo, whenever it is restored."""
-    what = "1 face" if faces == 1 else f"{faces} faces"
-    return f"ppgan-fr {__version__}: {what} restored by a neural network{f' ({network})' if network else ''}"
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -24,6 +24,7 @@ TABLE: dict[str, set[str]] = {
     "ppgan_fr/face/spec.py": FACE | {"yaml"},
     "ppgan_fr/face/image_io.py": FACE | {"PIL", "pillow_heif"},
     "ppgan_fr/face/raster.py": FACE | {"numba"},
+    "ppgan_fr/face/xmp.py": FACE | {"ppgan_fr:__version__"},
     "ppgan_fr/config.py": {"yaml", "pydantic", "pydantic_core"},
     # `weights` is a leaf of its own; an architecture uses it for a prior that stands in its Config (`decoder_weights`)
     "ppgan_fr/archs": {"ppgan_fr.archs", "ppgan_fr.weights", "ppgan_fr.config:Frozen", "pydantic", "paddle", "numpy"},

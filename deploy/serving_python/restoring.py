@@ -22,6 +22,7 @@ from ppgan_fr.face.pipeline import restore_image
 from ppgan_fr.face.restore import FIDELITY, to_pixels, to_tensor
 from ppgan_fr.face.spec import ModelSpec
 from ppgan_fr.face.types import AlignedFace, Detect, RestoredFace, Run
+from ppgan_fr.face.xmp import mark_as_enhanced
 
 SFACE_112 = Template(
     "sface_112",
@@ -147,7 +148,10 @@ class Stages:
         if not restored.faces and kind == ticket.kind:
             content = ticket.content  # nothing to change: the very same file
         else:
-            content = encode_photo(replace(ticket.photo, pixels=restored.image), kind)
+            metadata = ticket.photo.metadata
+            if restored.faces:
+                metadata = mark_as_enhanced(metadata, len(restored.faces), self.spec.arch)
+            content = encode_photo(replace(ticket.photo, pixels=restored.image, metadata=metadata), kind)
         height, width = restored.image.shape[:2]
         ticket.seconds["encode"] = time.perf_counter() - start
         fidelity = (FIDELITY if ticket.fidelity is None else ticket.fidelity) if self.has_fidelity else None

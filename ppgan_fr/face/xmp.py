@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
+from ppgan_fr import __version__
+
 if TYPE_CHECKING:
     from ppgan_fr.face.image_io import Metadata
 
@@ -30,18 +32,22 @@ _EMPTY = f'<x:xmpmeta xmlns:x="{_META}"><rdf:RDF xmlns:rdf="{_RDF}"></rdf:RDF></
 _PACKET = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>{}<?xpacket end="w"?>'
 
 
-def mark_as_enhanced(metadata: Metadata, text: str) -> Metadata:
-    """Adds the digital source type and a line of history to what a photo carries.
+def mark_as_enhanced(metadata: Metadata, faces: int, network: str) -> Metadata:
+    """Adds the digital source type and an entry of history to what a photo carries.
+
+    The entry has no time: the same photo gives the same file whenever it is restored.
 
     Args:
         metadata: of the source.
-        text: for the history, "program: what it did". No time: the same photo gives the same file.
+        faces: how many were restored.
+        network: its name.
 
     Returns:
         The metadata with everything else in its XMP kept. XMP that is damaged, or too long for a JPEG, stays as it is.
     """
+    what = f"{'1 face' if faces == 1 else f'{faces} faces'} restored by a neural network ({network})"
     try:
-        packet = noted(metadata.xmp, text)
+        packet = noted(metadata.xmp, f"ppgan-fr {__version__}", what)
     except (ValueError, ExpatError, RecursionError):
         return metadata
     if len(packet) > MAX_PACKET and metadata.container == "JPEG":
@@ -49,12 +55,13 @@ def mark_as_enhanced(metadata: Metadata, text: str) -> Metadata:
     return replace(metadata, xmp=packet)
 
 
-def noted(packet: bytes | None, text: str) -> bytes:
+def noted(packet: bytes | None, agent: str, what: str) -> bytes:
     """An XMP packet with the note in it.
 
     Args:
         packet: of the source, or None.
-        text: for the history.
+        agent: for the history, the program.
+        what: for the history, what it did.
 
     Raises:
         ValueError, ExpatError: the packet is not well-formed, or has no RDF in it, or declares entities.
@@ -71,7 +78,6 @@ def noted(packet: bytes | None, text: str) -> bytes:
             descriptions = [rdf.appendChild(_element(document, rdf, _RDF, "rdf", "Description"))]
             descriptions[0].setAttributeNS(_RDF, f"{_prefix(rdf, _RDF, 'rdf')}:about", "")
         _put(document, descriptions[0], _IPTC, "Iptc4xmpExt", "DigitalSourceType", SOURCE_TYPE)
-        agent, _, what = text.partition(": ")
         event = _event(document, descriptions)
         _put(document, event, _EVENT, "stEvt", "action", "edited")
         _put(document, event, _EVENT, "stEvt", "softwareAgent", agent)
