@@ -26,11 +26,16 @@ from tqdm import tqdm
 
 from ppgan_fr import metrics
 from ppgan_fr.cli import add_config_arguments
-from ppgan_fr.config import Detector, find_file
+from ppgan_fr.config import Detector, find_file, make_config
 from ppgan_fr.data import degrade
 from ppgan_fr.data.datasets import decode, fit, store
 from ppgan_fr.data.loader import DataError
-from ppgan_fr.face.align import FFHQ_512, Template, align, already_aligned
+from ppgan_fr.export import cache_folders, sha256_of, write_checked
+from ppgan_fr.face.align import FFHQ_512, already_aligned
+from ppgan_fr.face.identity import embedder
+from ppgan_fr.face.spec import ModelSpec, TensorSpec
+from ppgan_fr.facechecks import run_checks
+from ppgan_fr.inference import paddle_run
 from ppgan_fr.restorer import face_detector, load_restorer, shipped
 
 SIZE = 512
@@ -73,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="use the first so many faces; 0: all")
     parser.add_argument("--fidelity", type=float, help="of the generator, where it has this knob")
+    parser.add_argument("--checks", action="store_true", help="check the policies' promises instead: checks.json, .md")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     names = chosen(args.faces, args.list, args.limit)
     restorer = load_restorer(args.config, args.override, args.weights, args.fidelity, aligned=True)
+    if args.checks:
+        faces = [(name, fit(decode(store(args.faces).read(name), name), SIZE, name)) for name in names]
+        checks = run_checks(restorer, faces, PROTOCOLS, output, args.seed)
+        return 1 if any(check["passed"] is False for check in checks) else 0
     judge = Judge(args.vgg)
     began, rows, failures = time.perf_counter(), [], []
     source = store(args.faces)
@@ -147,9 +157,8 @@ def bench_face(source: Any, name: str, index: int, args: argparse.Namespace, res
     if not np.isfinite(answer).all():
         raise DataError(f"{name}: the network gave NaN or infinite numbers")
     pictures = {"input": low, "bicubic": soften(low), "restored": np.rint(answer).astype(np.uint8)}
-    known = judge.features(original)
     row: dict[str, Any] = {"name": name, "seconds": round(seconds, 4)}
-    row |= {method: judge.compare(picture, original, known) for method, picture in pictures.items()}
+    row |= dict(zip(pictures, judge.compare(original, list(pictures.values()))))
     return row | {"pictures": pictures | {"original": original}}
 
 
@@ -165,50 +174,41 @@ class Judge:
 
     def __init__(self, vgg: str | None) -> None:
         self.detect = face_detector(Detector())
-        self.sface = shipped("sface")
-        self.vgg = _vgg(vgg)
+        self.embed = embedder(shipped("sface"))
+        self.vgg = _perceptual(vgg)
         self.names = {"identity": "SFace", "landmarks": "YuNet + ONet", "niqe": "NIQE (BasicSR's parameters)"}
         if self.vgg is not None:
             self.names["perceptual"] = "VGG19 (the original weights), conv1_2 to conv5_4"
 
-    def features(self, picture: np.ndarray) -> dict[str, Any]:
-        """What the learned measures see in a picture, (512, 512, 3) uint8 BGR."""
-        return {
-            "perceptual": None if self.vgg is None else self.vgg(picture),
-            "identity": self._identity(picture),
-            "landmarks": self._landmarks(picture),
-        }
-
-    def compare(self, picture: np.ndarray, original: np.ndarray, known: dict[str, Any]) -> dict[str, float | None]:
-        """Every measure of `COLUMNS`; None where it failed."""
-        seen = self.features(picture)
-        found: dict[str, float | None] = {
-            "psnr": metrics.psnr(picture, original),
-            "ssim": metrics.ssim(picture, original),
-            "niqe": _or_none(lambda: metrics.niqe(picture)),
-            "identity": float(seen["identity"] @ known["identity"]),
-            "perceptual": None,
-            "landmarks": None,
-        }
-        if self.vgg is not None:
-            found["perceptual"] = metrics.perceptual_distance(seen["perceptual"], known["perceptual"])
-        if seen["landmarks"] is not None and known["landmarks"] is not None:
-            eyes = float(np.linalg.norm(known["landmarks"][0] - known["landmarks"][1]))
-            found["landmarks"] = 100 * metrics.landmark_distance(seen["landmarks"], known["landmarks"]) / eyes
-        return found
-
-    def _identity(self, picture: np.ndarray) -> np.ndarray:
-        from ppgan_fr.archs.sface import TEMPLATE_112
-
-        template = Template("sface_112", tuple(map(tuple, TEMPLATE_112)), 112, solver="umeyama", border=(0, 0, 0))
-        crop = align(picture, FFHQ_512.array(), template).image[..., ::-1].transpose(2, 0, 1)
-        vector = self.sface({"image": crop[None].astype(np.float32)})[0][0]
-        return vector / np.linalg.norm(vector)
+    def compare(self, original: np.ndarray, pictures: Sequence[np.ndarray]) -> list[dict[str, float | None]]:
+        """Every measure of `COLUMNS` for pictures of one face, (512, 512, 3) uint8 BGR; None where it failed."""
+        vectors = self.embed([original, *pictures], FFHQ_512.array())
+        distances = [None] * len(pictures) if self.vgg is None else self.vgg([original, *pictures])[1:]
+        known = self._landmarks(original)
+        return [
+            {
+                "psnr": metrics.psnr(picture, original),
+                "ssim": metrics.ssim(picture, original),
+                "niqe": _or_none(lambda picture=picture: metrics.niqe(picture)),
+                "identity": float(vectors[0] @ vector),
+                "perceptual": distance,
+                "landmarks": _landmark_error(self._landmarks(picture), known),
+            }
+            for picture, vector, distance in zip(pictures, vectors[1:], distances)
+        ]
 
     def _landmarks(self, picture: np.ndarray) -> np.ndarray | None:
         from ppgan_fr.data.make_components import find_landmarks
 
         return find_landmarks(self.detect, picture, cv2)
+
+
+def _landmark_error(seen: np.ndarray | None, known: np.ndarray | None) -> float | None:
+    """In hundredths of the eye distance."""
+    if seen is None or known is None:
+        return None
+    eyes = float(np.linalg.norm(known[0] - known[1]))
+    return 100 * metrics.landmark_distance(seen, known) / eyes
 
 
 def means(rows: Sequence[dict]) -> dict[str, dict[str, dict[str, float | int | None]]]:
@@ -299,25 +299,58 @@ def write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def _vgg(path: str | None) -> Callable[[np.ndarray], dict] | None:
+def _perceptual(path: str | None) -> Callable[[Sequence[np.ndarray]], list[float]] | None:
+    """VGG19 distances of pictures, (512, 512, 3) uint8 BGR, to the first of them; None without the weights.
+
+    The network with the distance behind it is exported once, as every network here that runs often: the eager one took
+    three quarters of the bench, and normalising its features in float64 most of the rest.
+    """
     if path is None or not find_file(path).is_file():
         print(f"{path}: not there, the VGG19 distance is not measured; tools/third_party/vgg19.py makes it")  # noqa: T201
         return None
+    weights = find_file(path)
+    folder = cache_folders(weights)[0] / f"perceptual-{sha256_of(weights)[:16]}"
+    if not (folder / "inference.yml").is_file():
+        print(f"VGG19: exporting once, to {folder}")  # noqa: T201
+        spec = ModelSpec(
+            "vgg19_distance", "embedding", (TensorSpec("image", (-1, 3, SIZE, SIZE)),), ("distance",), SIZE
+        )
+        config = make_config({"name": "perceptual", "generator": {"arch": "vgg19"}})
+        write_checked(perceptual_network(weights), spec, folder, config, batches=(2,), first_is_enough=True)
+    run = paddle_run(folder)
+
+    def distances(pictures: Sequence[np.ndarray]) -> list[float]:
+        tensor = np.stack(pictures)[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        return [float(value) for value in run({"image": tensor})[0]]
+
+    return distances
+
+
+def perceptual_network(weights: Path) -> Any:
+    """VGG19 and `metrics.perceptual_distance` behind it: (N, 3, H, W) -> (N,) distances to the first picture."""
     import paddle
+    from paddle import nn
 
     from ppgan_fr.archs import vgg19
     from ppgan_fr.weights import load_into
 
-    network = vgg19.build(vgg19.Config())
-    load_into(network, find_file(path))
+    class Perceptual(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = vgg19.build(vgg19.Config())
+
+        def forward(self, pictures: Any) -> Any:
+            layers = list(self.features(pictures).values())
+            found = 0.0
+            for value in layers:
+                unit = value / (paddle.sqrt((value * value).sum(1, keepdim=True)) + 1e-10)
+                found = found + ((unit - unit[:1]) ** 2).sum(1).mean([1, 2])
+            return found / len(layers)
+
+    network = Perceptual()
+    load_into(network.features, weights)
     network.eval()
-
-    def features(picture: np.ndarray) -> dict[str, np.ndarray]:
-        tensor = picture[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
-        with paddle.no_grad():
-            return {name: value.numpy()[0] for name, value in network(paddle.to_tensor(tensor)).items()}
-
-    return features
+    return network
 
 
 def _or_none(measure: Callable[[], float]) -> float | None:

@@ -18,6 +18,11 @@ from ppgan_fr.face.image_io import ImageError, read_image, write_file
 PAGE = Path(__file__).with_name("report.html")
 PHOTO_SIDE = 1100
 FACE_SIDE = 320
+LEFT_ALONE = {
+    "small": "too small to restore",
+    "sharp": "sharp already",
+    "identity": "its restoration was somebody else",
+}
 MAX_BYTES = 40_000_000
 """Beyond this, further photos are listed without pictures: a page for ten thousand photos still opens."""
 
@@ -61,6 +66,12 @@ def _summary(results: Sequence[dict]) -> str:
     ]
     if alike:
         figures.append((f"{np.median(alike):.2f}", "median likeness before/after"))
+    alone = sum(face.get("left_alone") is not None for line in results for face in line["faces"])
+    if alone:
+        figures.append((str(alone), "face left alone" if alone == 1 else "faces left alone"))
+    strangers = sum(not (face.get("identity") or {"passed": True})["passed"] for face in faces)
+    if strangers:
+        figures.append((str(strangers), "no longer the person?" if strangers == 1 else "no longer the persons?"))
     if failed:
         figures.append((str(failed), "failed"))
     cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for value, label in figures)
@@ -106,9 +117,23 @@ def _face(line: dict, output: Path, index: int) -> str:
     facts = [f"{face['box'][2]:.0f} px wide"]
     if face["identity_similarity"] is not None:
         facts.append(f"likeness {face['identity_similarity']:.2f}")
+    facts += _remarks(face)
     label = f"{Path(line['input']).name}, face {index + 1}"
     slider = _slider(_embed(before, side, 82), _embed(after, side, 82), side, html.escape(label))
     return f"<li>{slider}<p>{' · '.join(facts)}</p></li>"
+
+
+def _remarks(face: dict) -> list[str]:
+    """What the policies said about a face."""
+    said = []
+    if face.get("left_alone") in LEFT_ALONE:
+        said.append(f"left alone: {LEFT_ALONE[face['left_alone']]}")
+    verdict = face.get("identity")
+    if verdict is not None and not verdict["passed"]:
+        like = f"likeness {verdict['similarity']:.2f}, {verdict['threshold']:.2f} wanted"
+        kept = f", {verdict['kept']:.0%} of the input mixed back in" if 0 < verdict["kept"] < 1 else ""
+        said.append(f"<b class=stranger>may be somebody else</b> ({like}{kept})")
+    return said
 
 
 def _face_stem(line: dict, output: Path) -> str:

@@ -29,11 +29,11 @@ class FakeJudge:
     def __init__(self, *_):
         pass
 
-    def features(self, picture):
-        return {"mean": float(picture.mean())}
-
-    def compare(self, picture, original, known):
-        return dict.fromkeys(facebench.COLUMNS, abs(float(picture.mean()) - known["mean"])) | {"landmarks": None}
+    def compare(self, original, pictures):
+        return [
+            dict.fromkeys(facebench.COLUMNS, abs(float(picture.mean()) - float(original.mean()))) | {"landmarks": None}
+            for picture in pictures
+        ]
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def bench(monkeypatch, faces, tmp_path):
             "seed": 0,
             "limit": 0,
             "fidelity": None,
+            "checks": False,
         }
         code = facebench.run(SimpleNamespace(**(arguments | changes)))
         return code, json.loads((tmp_path / "out" / "facebench.json").read_text()), tmp_path / "out" / "index.html"

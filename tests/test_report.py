@@ -82,3 +82,11 @@ def test_large_photos_are_shown_small(tmp_path):
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert int(page.of("img")[0]["width"]) == report.PHOTO_SIDE
     assert (tmp_path / "out" / "report.html").stat().st_size < 3_000_000
+
+
+def test_the_page_says_what_was_left_alone_and_who_may_be_somebody_else():
+    stranger = {"identity": {"passed": False, "similarity": 0.1, "threshold": 0.31, "kept": 0.5}}
+    assert "may be somebody else" in report._remarks(stranger)[0]
+    assert "likeness 0.10, 0.31 wanted, 50% of the input mixed back in" in report._remarks(stranger)[0]
+    assert report._remarks({"left_alone": "sharp"}) == ["left alone: sharp already"]
+    assert report._remarks({"identity": {"passed": True}}) == []

@@ -97,6 +97,8 @@ Image restored(Network& network, const Image& crop, float fidelity) {
   return out;
 }
 
+constexpr float kSmallest = 20.f;  // faces below are left alone, as in ppgan_fr/face/pipeline.py
+
 int run(const std::map<std::string, std::string>& given) {
   auto value = [&](const char* key) { return given.count(key) ? given.at(key) : std::string(); };
   if (truth(value("use_gpu"))) throw std::runtime_error("use_gpu: this program runs on the CPU");
@@ -147,6 +149,7 @@ int run(const std::map<std::string, std::string>& given) {
       lap(times.detect);
       std::vector<Crop> crops;
       for (const auto& face : faces) {
+        if (std::max(face.box[2], face.box[3]) < kSmallest) continue;
         try {
           crops.push_back(align(image, face.points, spec.size));
         } catch (const std::runtime_error&) {  // five points on one spot: no face that can be restored
