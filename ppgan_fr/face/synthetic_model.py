@@ -106,17 +106,23 @@ def coloured_by(model: FaceModel, faces: Iterable[np.ndarray], template: Templat
         landmarks = (template.array() + 0.5) * (side / template.size) - 0.5
         to_crop = similarity(shape_crop_points(landmarks, side), landmarks, "umeyama")
         at = (seen @ to_crop[:, :2].T + to_crop[:, 2]).astype(np.float32)
-        colours = cv2.remap(face, at[:, 0].copy(), at[:, 1].copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        samples.append(colours[:, 0, ::-1].reshape(-1).astype(np.float32))
+        # In pieces: OpenCV's tables are short.
+        pieces = [
+            cv2.remap(face, piece, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for piece in np.array_split(at[:, None], -(-len(at) // 30_000))
+        ]
+        samples.append(np.concatenate(pieces)[:, 0, ::-1].reshape(-1))
     if len(samples) < 2:
         raise FaceModelError(f"colours are learned from at least two pictures, got {len(samples)}")
     # The light that the coefficients 0 mean is the same from everywhere, and not 1.
-    samples = np.stack(samples) / (AMBIENT * light_basis(np.zeros((1, 3), np.float32))[0, 0])
+    samples = np.stack(samples).astype(np.float32) / (AMBIENT * light_basis(np.zeros((1, 3), np.float32))[0, 0])
     mean = samples.mean(axis=0)
-    _, sizes, modes = np.linalg.svd(samples - mean, full_matrices=False)
-    basis = np.zeros((mean.size, TEXTURE), np.float32)
+    samples -= mean
+    # Turk and Pentland's way to few components of many numbers: those of the small matrix of pictures by pictures.
+    _, vectors = np.linalg.eigh((samples @ samples.T).astype(np.float64))
     count = min(TEXTURE, len(samples) - 1)
-    basis[:, :count] = (modes[:count] * (sizes[:count, None] / np.sqrt(len(samples) - 1))).T
+    basis = np.zeros((mean.size, TEXTURE), np.float32)
+    basis[:, :count] = samples.T @ vectors[:, : -count - 1 : -1].astype(np.float32) / np.sqrt(len(samples) - 1)
     return dataclasses.replace(
         model, mean_texture=mean.reshape(-1, 3), texture_basis=basis, name=f"{model.name}-coloured"
     )
