@@ -142,11 +142,11 @@ whole_infer_file() { # the parameter file that says which weights a deployment o
   if [[ -f $folder/infer_python.txt ]]; then echo "$folder/infer_python.txt"; else echo "$folder/train_infer_python.txt"; fi
 }
 
-same_pictures() { # same_pictures LOG REFERENCE LOG_PATTERN PRECISION: the numbers of the pictures agree; a step of its own
+same_pictures() { # same_pictures LOG REFERENCE LOG_PATTERN PRECISION [NAMES]: numbers of pictures agree; a step of its own
   local tolerance
   tolerance=$(tolerance_of "$4")
   compare "$1" "$PYTHON" test_tipc/compare_results.py --gt_file "$2" --log_file "$3" \
-    --metrics 'picture/*' --atol "$tolerance" --rtol "$tolerance"
+    --metrics "${5:-picture/*}" --atol "$tolerance" --rtol "$tolerance"
   tail -n 1 "$LAST_LOG" | record
 }
 
