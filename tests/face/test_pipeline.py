@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from ppgan_fr.face.align import FFHQ_512
+from ppgan_fr.face.align import FFHQ_512, already_aligned
 from ppgan_fr.face.colour import is_gray
-from ppgan_fr.face.pipeline import restore_image
+from ppgan_fr.face.pipeline import Policies, restore_image
 from ppgan_fr.face.restore import RestoreError, image_restorer
 from ppgan_fr.face.spec import ModelSpec, TensorSpec
 from ppgan_fr.face.types import Face
+from tests.face.pictures import face as sharp_face
 
 
 def photo():
@@ -171,3 +173,42 @@ def test_what_the_pipeline_cannot_give_or_take_is_one_line():
 def test_the_face_pipeline_does_not_need_paddle():
     code = "import sys, ppgan_fr.face.pipeline, ppgan_fr.face.detect; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_face_below_twenty_pixels_keeps_its_bytes_and_is_told():
+    tiny = replace(LARGE, box=np.array([10, 10, 14, 19], np.float32))
+    result = restore_image(photo(), lambda _: [tiny], lambda faces: [one.image * 0.0 for one in faces])
+    assert np.array_equal(result.image, photo())
+    assert result.faces[0].left_alone == "small"
+    assert result.faces[0].remarks() == {"left_alone": "small"}
+
+
+def test_a_sharp_face_is_left_alone_and_a_blurred_one_restored_when_strength_is_automatic():
+    asked = []
+
+    def network(faces):
+        asked.extend(one.fidelity for one in faces)
+        return [np.zeros((512, 512, 3), np.float32) for _ in faces]
+
+    automatic = Policies(automatic=True)
+    sharp = restore_image(sharp_face(), None, network, policies=automatic)
+    assert np.array_equal(sharp.image, sharp_face())
+    assert sharp.faces[0].left_alone == "sharp"
+    assert not asked
+    blurred = restore_image(cv2.GaussianBlur(sharp_face(), (0, 0), 8), None, network, policies=automatic)
+    assert blurred.faces[0].left_alone is None
+    assert blurred.image.max() == 0
+    assert 0 <= asked[0] <= 1
+
+
+def test_the_network_is_asked_for_the_fidelity_of_each_sharp_face():
+    spec = ModelSpec("x", inputs=(TensorSpec("lq", (-1, 3, 512, 512)), TensorSpec("fidelity", (-1, 1, 1, 1))))
+    seen = []
+
+    def run(arrays):
+        seen.append(arrays["fidelity"].ravel().tolist())
+        return [arrays["lq"]]
+
+    faces = [replace(already_aligned(sharp_face()), fidelity=value) for value in (0.25, None)]
+    image_restorer(run, spec, fidelity=0.75, batch_size=2)(faces)
+    assert seen == [[0.25, 0.75]]
