@@ -1,6 +1,8 @@
 """`ppgan-fr facebench`: how good are restored faces? Good faces are degraded, restored, measured, and shown.
 
   python tools/facebench.py -c configs/gfpgan_mobile.yaml --faces DIR --output DIR
+  python tools/facebench.py -c inference/gfpgan_mobile --faces DIR --output DIR      (an export folder)
+  python tools/facebench.py -c configs/gfpgan_mobile.yaml --faces DIR --output DIR --checks
 
 Every face of the folder (aligned to the FFHQ template) is degraded by the protocol (GFP-GAN's degradation, a generator
 of random numbers per face) and compared with itself three ways: as it came (`input`), softened by
@@ -31,12 +33,13 @@ from ppgan_fr.data import degrade
 from ppgan_fr.data.datasets import decode, fit, store
 from ppgan_fr.data.loader import DataError
 from ppgan_fr.export import cache_folders, sha256_of, write_checked
-from ppgan_fr.face.align import FFHQ_512, already_aligned
+from ppgan_fr.face.align import FFHQ_512, already_aligned, named_template
 from ppgan_fr.face.identity import embedder
-from ppgan_fr.face.spec import ModelSpec, TensorSpec
+from ppgan_fr.face.restore import FIDELITY, image_restorer
+from ppgan_fr.face.spec import ModelSpec, TensorSpec, read_spec
 from ppgan_fr.facechecks import run_checks
 from ppgan_fr.inference import paddle_run
-from ppgan_fr.restorer import face_detector, load_restorer, shipped
+from ppgan_fr.restorer import Restorer, face_detector, load_restorer, shipped
 
 SIZE = 512
 PROTOCOLS = {
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     names = chosen(args.faces, args.list, args.limit)
-    restorer = load_restorer(args.config, args.override, args.weights, args.fidelity, aligned=True)
+    restorer = open_restorer(args)
     if args.checks:
         faces = [(name, fit(decode(store(args.faces).read(name), name), SIZE, name)) for name in names]
         checks = run_checks(restorer, faces, PROTOCOLS, output, args.seed)
@@ -119,6 +122,25 @@ def run(args: argparse.Namespace) -> int:
     for failure in failures:
         print(f"failed: {failure['input']}: {failure['reason']}")  # noqa: T201
     return 1 if failures else 0
+
+
+def open_restorer(args: argparse.Namespace) -> Restorer:
+    """The configuration's, or what an export folder holds.
+
+    Raises:
+        BenchError: options that an export folder does not have.
+    """
+    folder = Path(args.config)
+    if not folder.is_dir():
+        return load_restorer(args.config, args.override, args.weights, args.fidelity, aligned=True)
+    if args.weights or args.override:
+        raise BenchError(f"{folder}: an exported network has its weights; leave --weights and -o out")
+    spec = read_spec(folder)
+    restore = image_restorer(paddle_run(folder), spec, fidelity=args.fidelity)
+    fidelity = (FIDELITY if args.fidelity is None else args.fidelity) if "fidelity" in spec.input_names else None
+    template = named_template(spec.template).at_size(spec.size)
+    settings = repr([spec.arch, spec.weights_sha256, args.fidelity])
+    return Restorer(None, restore, template, spec.mask, fidelity=fidelity, settings=settings)
 
 
 def chosen(folder: str, listing: str | None, limit: int) -> list[str]:
@@ -327,17 +349,24 @@ def _perceptual(path: str | None) -> Callable[[Sequence[np.ndarray]], list[float
 
 
 def perceptual_network(weights: Path) -> Any:
-    """VGG19 and `metrics.perceptual_distance` behind it: (N, 3, H, W) -> (N,) distances to the first picture."""
-    import paddle
-    from paddle import nn
-
+    """VGG19 with its weights and the distance behind it."""
     from ppgan_fr.archs import vgg19
     from ppgan_fr.weights import load_into
+
+    features = vgg19.build(vgg19.Config())
+    load_into(features, weights)
+    return with_distance(features)
+
+
+def with_distance(features: Any) -> Any:
+    """A VGG19 and `metrics.perceptual_distance` behind it: (N, 3, H, W) -> (N,) distances to the first picture."""
+    import paddle
+    from paddle import nn
 
     class Perceptual(nn.Layer):
         def __init__(self) -> None:
             super().__init__()
-            self.features = vgg19.build(vgg19.Config())
+            self.features = features
 
         def forward(self, pictures: Any) -> Any:
             layers = list(self.features(pictures).values())
@@ -348,7 +377,6 @@ def perceptual_network(weights: Path) -> Any:
             return found / len(layers)
 
     network = Perceptual()
-    load_into(network.features, weights)
     network.eval()
     return network
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from ppgan_fr import facebench
+from ppgan_fr.face.align import already_aligned
+from ppgan_fr.face.spec import ModelSpec, TensorSpec, write_spec
 from ppgan_fr.facebench import BenchError
 
 
@@ -106,3 +108,33 @@ def test_softening_keeps_size_and_mean():
     assert soft.shape == picture.shape
     assert abs(float(soft.mean()) - float(picture.mean())) < 3
     assert soft.std() < picture.std()
+
+
+def test_an_export_folder_is_benched_without_a_configuration(tmp_path, monkeypatch):
+    write_spec(ModelSpec("x", inputs=(TensorSpec("lq", (-1, 3, 512, 512)),)), tmp_path)
+    monkeypatch.setattr(facebench, "paddle_run", lambda folder: lambda arrays: [arrays["lq"]])
+    given = SimpleNamespace(config=str(tmp_path), override=[], weights=None, fidelity=None)
+    restorer = facebench.open_restorer(given)
+    crop = already_aligned(np.full((512, 512, 3), 90, np.uint8))
+    assert np.abs(restorer.restore_faces([crop])[0] - 90).max() < 1e-3
+    assert restorer.fidelity is None
+    given.weights = "w.pdparams"
+    with pytest.raises(BenchError, match="leave --weights"):
+        facebench.open_restorer(given)
+
+
+def test_the_exported_distance_is_the_metric_s():
+    import paddle
+
+    from ppgan_fr import metrics
+    from ppgan_fr.archs import vgg19
+
+    paddle.seed(0)
+    network = facebench.with_distance(vgg19.build(vgg19.Config(width=0.0625)))
+    pictures = np.random.default_rng(0).uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32)
+    with paddle.no_grad():
+        distances = network(paddle.to_tensor(pictures)).numpy()
+        features = {name: value.numpy() for name, value in network.features(paddle.to_tensor(pictures)).items()}
+    first, second = ({name: value[i] for name, value in features.items()} for i in (0, 1))
+    assert distances[0] == 0
+    assert distances[1] == pytest.approx(metrics.perceptual_distance(second, first), rel=1e-5)
