@@ -4,6 +4,7 @@
 #   test_tipc/data/lite/{train,val,val_input}/   drawn faces on the FFHQ template, 12 + 4 pictures
 #   test_tipc/data/lite/components.npz           their eye and mouth boxes
 #   test_tipc/data/pictures/                     three photos of one person, made from the demo pictures
+#   test_tipc/data/<MODEL>/start.pdparams        seeded weights that training starts from
 #   test_tipc/data/<MODEL>/                      for chains that begin with a trained or exported network: the weights of two
 #                                                training steps, or the shipped ones, and their export
 set -euo pipefail
@@ -54,13 +55,25 @@ forget_old() {
   echo "$stamp" >"$DATA/$MODEL/.made_of"
 }
 
+make_start() { # make_start FILE: the weights its training starts from, when line 10 says that they are made here
+  local PARAMS PARAM_FILE=$1 words start
+  mapfile -t PARAMS <"$PARAM_FILE"
+  [[ ${PARAMS[0]} == "===train_params===" ]] || return 0
+  start=$(value 10)
+  [[ $start == "$DATA/$MODEL/start.pdparams" && ! -s $start ]] || return 0
+  read -ra words <<<"$(named 16 norm_train)"
+  step "$start" "$PYTHON" test_tipc/make_start.py "${words[@]:1}" --faces "$DATA/lite/val" --output "$start"
+}
+
 train_little() { # a checkpoint of a few steps, for the chains that begin after training
   local PARAMS PARAM_FILE=$WEIGHTS_FILE folder=$DATA/$MODEL words checkpoint
   [[ ! -s $folder/generator.pdparams ]] || return 0
+  make_start "$WEIGHTS_FILE"
   mapfile -t PARAMS <"$WEIGHTS_FILE"
   checkpoint=$(named 11 train_model_name)
   read -ra words <<<"$(named 16 norm_train)"
-  step "$folder (training)" "$PYTHON" "${words[@]}" "output_dir=$folder/training" train.total_steps=2 data.batch_size=2
+  step "$folder (training)" "$PYTHON" "${words[@]}" "output_dir=$folder/training" train.total_steps=2 data.batch_size=2 \
+    "$(key 10)=$(value 10)"
   cp "$(dirname "$folder/training/$checkpoint")"/*.pdparams "$folder/" # SGPN's shape network has to lie beside
   cp "$folder/training/$checkpoint" "$folder/generator.pdparams"
 }
@@ -83,14 +96,15 @@ fi
 little=no
 ! grep -q "^infer_model:$DATA/$MODEL/" "$WEIGHTS_FILE" || little=yes
 
+forget_old
 case $MODE in
   lite_train_* | whole_train_* | benchmark_train)
     [[ $MODE != whole_train_* ]] || echo "whole_train: put the aligned FFHQ faces where the configuration's data.root says"
     make_lite_data
     make_pictures
+    make_start "$PARAM_FILE"
     ;;
   whole_infer)
-    forget_old
     make_pictures
     if [[ $little == yes ]]; then
       make_lite_data
@@ -99,7 +113,6 @@ case $MODE in
     [[ $(head -n 1 "$1") == "===train_params===" ]] || export_little
     ;;
   paddle2onnx_infer | serving_infer | cpp_infer | klquant_whole_infer)
-    forget_old
     make_pictures
     if [[ $little == yes ]]; then
       make_lite_data
