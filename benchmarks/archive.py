@@ -57,14 +57,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
-    for name in ("album", "results", "again"):
+    for name in ("results", "again"):
         shutil.rmtree(args.output / name, ignore_errors=True)
-    kinds = make_album(args.output / "album", args.count, args.seed, list_images(args.faces))
+    kinds = album(args)
     answer = throughput(args) if args.throughput else survive(args, kinds)
     print("\n".join(f"{name}: {value}" for name, value in answer.items()))
     if args.json:
         args.json.write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def album(args: argparse.Namespace) -> dict[str, str]:
+    """The pictures of an earlier call with the same arguments, or new ones."""
+    card = args.output / "album.json"
+    made_of = [args.count, args.seed, str(args.faces)]
+    if card.is_file() and (known := json.loads(card.read_text(encoding="utf-8")))["made of"] == made_of:
+        return known["kinds"]
+    shutil.rmtree(args.output / "album", ignore_errors=True)
+    kinds = make_album(args.output / "album", args.count, args.seed, list_images(args.faces))
+    card.write_text(json.dumps({"made of": made_of, "kinds": kinds}), encoding="utf-8")
+    return kinds
 
 
 def make_album(folder: Path, count: int, seed: int, faces: list[Path]) -> dict[str, str]:
@@ -124,6 +136,7 @@ def survive(args: argparse.Namespace, kinds: dict[str, str]) -> dict:
     album, output = args.output / "album", args.output / "results"
     good = [name for name, kind in kinds.items() if kind != "corrupt"]
     finished: dict[str, tuple] = {}
+    seen: dict[str, tuple] = {}
     moments, seconds = [], 0.0
     marks = sorted(chance.uniform(0.02, 0.95) * len(kinds) for _ in range(args.kills))
     for mark in marks:
@@ -137,7 +150,7 @@ def survive(args: argparse.Namespace, kinds: dict[str, str]) -> dict:
         process.wait()
         seconds += time.monotonic() - start
         before = len(finished)
-        _check_whole(output, finished)
+        _check_whole(output, finished, seen)
         moments.append(f"{before} -> {len(finished)}")
         print(f"killed at {len(finished)} of {len(kinds)}", flush=True)
     start = time.monotonic()
@@ -145,7 +158,7 @@ def survive(args: argparse.Namespace, kinds: dict[str, str]) -> dict:
     if process.wait() != 1:
         raise ArchiveError(f"exit code {process.returncode}, expected 1 with corrupt pictures")
     seconds += time.monotonic() - start
-    _check_whole(output, finished)
+    _check_whole(output, finished, seen)
     lines = _read(output / "results.jsonl")
     names = [Path(line["input"]).name for line in lines]
     _same("one line for each picture, in order", names, sorted(kinds))
@@ -188,12 +201,16 @@ def _read(path: Path) -> list[dict]:
     return [json.loads(raw) for raw in path.read_bytes().split(b"\n") if raw]
 
 
-def _check_whole(output: Path, finished: dict[str, tuple]) -> None:
-    """Every visible file is whole, and what was finished at the last look has not been touched since."""
+def _check_whole(output: Path, finished: dict[str, tuple], seen: dict[str, tuple]) -> None:
+    """Every visible file is whole, and what was finished at the last look has not been touched since.
+
+    `seen` are the files that have been read and what they were then.
+    """
     for folder in ("restored", "faces"):
         for path in (output / folder).iterdir():
-            if not path.name.startswith("."):
+            if not path.name.startswith(".") and seen.get(str(path)) != (now := stamp(path)):
                 read_photo(path)  # refuses a file that is cut short
+                seen[str(path)] = now
     lines = [line for line in _read(output / "results.jsonl") if line["status"] != "failed"]
     now = {line["input"]: stamp(Path(line["output"])) for line in lines}
     for source, before in finished.items():

@@ -14,7 +14,6 @@ import os
 import re
 import stat
 import struct
-import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -60,8 +59,10 @@ _MAX_SEGMENT = 65_502
 """Longest XMP packet in one segment of a JPEG."""
 
 # Entries of a TIFF directory that say something about the picture and not how it is stored: document and page name,
-# description, make, model, software, date, artist, host, copyright, IPTC, Photoshop, and Windows' title to subject.
-_TIFF_TAGS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432, 33723, 34377, *range(0x9C9B, 0x9CA0))
+# description, make, model, software, date, artist, host, copyright, and Windows' title to subject.
+_TIFF_TAGS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432, *range(0x9C9B, 0x9CA0))
+_TIFF_BYTES = (33723, 34377)
+"""IPTC and Photoshop's block."""
 # PNG: what changes how colours look, and texts.
 _PNG_CHUNKS = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt", b"tIME"})
 
@@ -340,13 +341,12 @@ def _learn_heif() -> None:
     Raises:
         ImageError: the package for it is not installed.
     """
-    if "pillow_heif" in sys.modules:
-        return
     try:
         import pillow_heif
     except ImportError:
         raise ImageError("HEIC needs the package pillow-heif (pip install -r requirements-heif.txt)") from None
-    pillow_heif.register_heif_opener()
+    if "HEIF" not in Image.OPEN:
+        pillow_heif.register_heif_opener()
 
 
 def _deep_heif(content: bytes) -> np.ndarray:
@@ -383,7 +383,7 @@ def _metadata(image: Image.Image, content: bytes) -> Metadata:
         lossless = _is_lossless_webp(content)
     elif kind == "HEIF":
         lossless = False
-    dpi = info.get("dpi")
+    dpi = info.get("dpi") if kind != "TIFF" or 282 in image.tag_v2 else None  # Pillow says 1 where nothing is said
     icc = info.get("icc_profile")
     if image.mode == "CMYK":
         icc = None  # the profile describes inks, and the pixels become RGB
@@ -463,6 +463,11 @@ def _tiff_exif(image: Image.Image) -> bytes | None:
         for tag in _TIFF_TAGS:
             if tag in source:
                 kept[tag] = source[tag]
+        for tag in _TIFF_BYTES:
+            # As they lie in the file: IPTC is declared as numbers of 32 bits, of which Pillow would give the first.
+            value = getattr(image.tag_v2, "_tagdata", {}).get(tag)
+            if isinstance(value, bytes):
+                kept[tag] = value
         for tag in (0x8769, 0x8825):
             entries = source.get_ifd(tag)
             if entries:
@@ -735,8 +740,9 @@ def _tiff(array: np.ndarray, metadata: Metadata) -> bytes:
     if exif is not None:
         for tag, value in exif.items():
             if tag not in (0x8769, 0x8825, _ORIENTATION) and tag not in directory:
-                if tag in (_XMP, 33723, 34377):
-                    directory.tagtype[tag] = 1 if tag == _XMP else 7
+                if tag in (_XMP, *_TIFF_BYTES):
+                    directory.tagtype[tag] = 1
+                    value = value if isinstance(value, bytes) else bytes(value)
                 directory[tag] = value
         for tag in (0x8769, 0x8825):
             entries = exif.get_ifd(tag)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import struct
 import zlib
@@ -36,6 +37,7 @@ def exif_with(orientation):
     return exif
 
 
+@functools.cache  # it tells the second it was made
 def profile():
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
