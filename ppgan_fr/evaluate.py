@@ -1,7 +1,7 @@
 """`ppgan-fr eval`: a data set and a network become a table of metrics, with failures counted and inputs hashed.
 
   python tools/eval.py -c configs/gfpgan_v1.3.yaml -o weights=weights/GFPGANv1.3.pth evaluate.root=data/celeba_test
-  python tools/eval.py -c configs/eval/lfw.yaml -o weights=W --output metrics.json
+  python tools/eval.py -c configs/eval/lfw.yaml -o weights=W --output metrics.json --inputs
 
 Metrics of `evaluate.metrics`: psnr, ssim, ms_ssim, perceptual (VGG19 features), lpips, identity, embedding (FED),
 landmarks (LLE, LMD) compare with the originals; niqe needs none; fid compares the whole set with `reference_root`. A
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--output", type=Path, help="write the report as JSON")
     parser.add_argument("--images", type=Path, help="also write the restored pictures into this folder")
+    parser.add_argument("--inputs", action="store_true", help="also measure the inputs as they are, for comparison")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.override, without=("recipe", "data", "train"))
     set_device(config.device)
-    report = evaluate(config, images=arguments.images, progress=True)
+    report = evaluate(config, images=arguments.images, inputs=arguments.inputs, progress=True)
     print(render(report))  # noqa: T201
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -84,18 +85,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if report["failures"] else 0
 
 
-def evaluate(config: Config, network: Any = None, images: Path | None = None, progress: bool = False) -> dict[str, Any]:
+def evaluate(
+    config: Config, network: Any = None, images: Path | None = None, inputs: bool = False, progress: bool = False
+) -> dict[str, Any]:
     """Measures a generator.
 
     Args:
         config: its `evaluate` section says on what; `weights` with which weights, unless a network is given.
         network: a built generator in evaluation mode.
         images: where to write the restored pictures.
+        inputs: also measure the inputs, as a restorer that changes nothing would give them.
         progress: show a bar.
 
     Returns:
         `metrics` (name -> mean or None), `details` (name -> mean, count, failures, reason), `unavailable`, `failures`
-        (pictures that could not be used), `count`, `hashes` (weights, data, protocol), `protocol`, `seconds`.
+        (pictures that could not be used), `count`, `hashes` (weights, data, protocol), `protocol`, `seconds`; with
+        `inputs` also `inputs` (name -> mean of the inputs).
 
     Raises:
         ConfigError, EvaluateError, DataError, WeightsError: it cannot be done.
@@ -111,15 +116,17 @@ def evaluate(config: Config, network: Any = None, images: Path | None = None, pr
     measures, unavailable = _measures(section, size)
     source = _Pictures(section, size)
     restore = _restorer(config, network)
-    table, restored = Table(), []
+    table, before, restored = Table(), Table(), []
     for pairs in tqdm(source.batches(), total=source.steps, disable=None if progress else True, unit="batch"):
         answers = restore([lq for _, lq, _ in pairs])
-        for (name, _, original), answer in zip(pairs, answers, strict=True):
+        for (name, lq, original), answer in zip(pairs, answers, strict=True):
             if answer is None:
                 source.failures.append({"input": name, "reason": "the network gave NaN or infinite numbers"})
                 continue
             for metric, measure in measures.items():
                 table.add(metric, measure, answer, original)
+                if inputs:
+                    before.add(metric, measure, lq, original)
             if "fid" in section.metrics:
                 restored.append(answer)
             if images is not None:
@@ -132,6 +139,7 @@ def evaluate(config: Config, network: Any = None, images: Path | None = None, pr
         "name": config.name,
         "protocol": section.protocol,
         "metrics": {name: detail["mean"] for name, detail in details.items()},
+        **({"inputs": {name: mean.result()["mean"] for name, mean in before.means.items()}} if inputs else {}),
         "details": details,
         "unavailable": unavailable,
         "failures": source.failures,
@@ -153,7 +161,9 @@ def render(report: dict[str, Any]) -> str:
         value = "none" if detail["mean"] is None else f"{detail['mean']:.6f}"
         direction = metrics.BETTER.get(name, metrics.BETTER.get(name.rpartition("_")[0], ""))
         failed = f", {detail['failures']} failed: {detail['reason']}" if detail["failures"] else ""
-        lines.append(f"{name}: {value} ({direction} is better, {detail['count']} measured{failed})")
+        as_it_came = report.get("inputs", {}).get(name)
+        of_input = "" if as_it_came is None else f", {as_it_came:.6f} of the inputs"
+        lines.append(f"{name}: {value} ({direction} is better, {detail['count']} measured{failed}{of_input})")
     lines += [f"{name}: unavailable ({reason})" for name, reason in report["unavailable"].items()]
     lines += [f"failed: {item['input']}: {item['reason']}" for item in report["failures"]]
     return "\n".join(lines)
@@ -399,4 +409,6 @@ def _run(network: Any, picture: Picture, prepare: Callable[[Any], Any] | None = 
     with paddle.no_grad():
         tensor = paddle.to_tensor(to_network(degrade.to_float(picture))[None])
         answer = network(tensor if prepare is None else prepare(tensor))
-    return {key: value.numpy() for key, value in answer.items()} if isinstance(answer, dict) else answer.numpy()
+    if isinstance(answer, dict):
+        return {key: value.numpy() for key, value in answer.items()}
+    return [value.numpy() for value in answer] if isinstance(answer, (list, tuple)) else answer.numpy()

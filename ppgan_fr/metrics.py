@@ -365,8 +365,9 @@ def _layer_distances(a: Mapping[str, Array] | Sequence[Array], b: Mapping[str, A
 def frechet_distance(a: Array, b: Array) -> float:
     """Frechet distance of two sets of features seen as Gaussians (FID when they are Inception's 2048).
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). The trace of the root is the sum of the roots of the eigenvalues of
-    C1^(1/2) C2 C1^(1/2), which is symmetric: no complex numbers, no jitter.
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). With C = X^T X of centred features X, the roots of the eigenvalues of
+    C1 C2 are the singular values of X1 X2^T, an (n, m) matrix: no complex numbers, no jitter, and for fewer pictures
+    than features no (D, D) matrix.
 
     Args:
         a: (n, D) features, n at least 2.
@@ -375,7 +376,12 @@ def frechet_distance(a: Array, b: Array) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:]:
         raise MetricError(f"a Frechet distance needs two pictures on each side, got {a.shape} and {b.shape}")
-    return frechet_from_statistics(a.mean(axis=0), np.cov(a, rowvar=False), b.mean(axis=0), np.cov(b, rowvar=False))
+    if max(len(a), len(b)) > a.shape[1]:
+        return frechet_from_statistics(a.mean(axis=0), np.cov(a, rowvar=False), b.mean(axis=0), np.cov(b, rowvar=False))
+    difference = a.mean(axis=0) - b.mean(axis=0)
+    a, b = ((x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (a, b))
+    trace_root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(difference @ difference + (a * a).sum() + (b * b).sum() - 2 * trace_root)
 
 
 def frechet_from_statistics(mean_a: Array, covariance_a: Array, mean_b: Array, covariance_b: Array) -> float:

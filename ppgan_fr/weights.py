@@ -624,7 +624,8 @@ def assign(layer, state: dict[str, np.ndarray], shown: dict[str, str] | None = N
     """Sets every parameter and buffer of a layer under our own names, or changes nothing.
 
     Args:
-        layer: a ``paddle.nn.Layer``.
+        layer: a ``paddle.nn.Layer``; its method ``unused(name)``, where it has one, says which entries of the state
+            belong to parts of the original that the layer leaves out.
         state: name -> array; cast to the type of the parameter.
         shown: our name -> the name to use in messages.
 
@@ -633,6 +634,9 @@ def assign(layer, state: dict[str, np.ndarray], shown: dict[str, str] | None = N
     """
     own = layer.state_dict()
     shown = shown or {}
+    unused = getattr(layer, "unused", None)
+    if unused is not None:
+        state = {name: array for name, array in state.items() if not unused(name)}
     problems = [f"missing: {shown.get(name, name)} {list(own[name].shape)}" for name in own if name not in state]
     problems += [f"unexpected: {shown.get(n, n)} {list(state[n].shape)}" for n in state if n not in own]
     values = {}

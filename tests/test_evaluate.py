@@ -1,5 +1,6 @@
 """The metric table: what is measured, what is unavailable and why, what failed."""
 
+import importlib
 import json
 
 import cv2
@@ -8,7 +9,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppgan_fr import cli
+from ppgan_fr import cli, weights
 from ppgan_fr.config import ConfigError, make_config
 from ppgan_fr.data.loader import DataError
 from ppgan_fr.data.make_lite_data import draw_face
@@ -97,6 +98,46 @@ def test_a_metric_without_weights_is_unavailable_with_the_reason(faces):
     assert "perceptual: unavailable" in render(report)
 
 
+def some_weights(name, folder):
+    """Random weights of a measuring network, as a file."""
+    network = importlib.import_module(f"ppgan_fr.archs.{name}")
+    paddle.seed(1)
+    path = folder / f"{name}.pdparams"
+    weights.save(network.build(network.Config()), path)
+    return str(path)
+
+
+def test_lpips_and_fid_are_measured_under_their_names_when_weights_are_given(faces, tmp_path):
+    given = {name: some_weights(name, tmp_path) for name in ("lpips", "inception")}
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(other / f"{number}.png"), draw_face(SIZE, np.random.default_rng(90 + number))[0])
+    asked = {"metrics": ["lpips", "fid"], "weights": given}
+    same = evaluate(config(faces, input_root=str(faces), **asked), Identity())
+    different = evaluate(config(faces, input_root=str(other), **asked), Identity())
+    assert same["unavailable"] == different["unavailable"] == {}
+    assert set(same["metrics"]) == set(different["metrics"]) == {"lpips", "fid"}
+    assert same["metrics"]["lpips"] == 0.0
+    assert same["metrics"]["fid"] == pytest.approx(0.0, abs=1e-3)
+    assert different["metrics"]["lpips"] != 0.0  # of random heads: their sign is as good as any
+    assert different["metrics"]["fid"] > same["metrics"]["fid"]
+
+
+def test_weights_that_do_not_fit_make_a_metric_unavailable_with_the_reason(faces, tmp_path):
+    wrong = tmp_path / "wrong.pdparams"
+    weights.save({"a": paddle.zeros([2])}, wrong)
+    report = evaluate(config(faces, metrics=["psnr", "lpips"], weights={"lpips": str(wrong)}), Identity())
+    assert "the weights do not fit the network" in report["unavailable"]["lpips"]
+    assert report["metrics"].keys() == {"psnr"}
+
+
+def test_the_inputs_are_measured_too_when_asked_for(faces):
+    report = evaluate(config(faces, seed=4), Identity(), inputs=True)
+    assert report["inputs"] == pytest.approx(report["metrics"])
+    assert f"{report['inputs']['psnr']:.6f} of the inputs" in render(report)
+
+
 def test_without_originals_only_metrics_that_need_none_are_possible(faces):
     report = evaluate(config(faces, has_originals=False, metrics=["psnr", "niqe"]), Identity())
     assert report["unavailable"] == {"psnr": "there are no originals to compare with"}
@@ -124,7 +165,6 @@ def test_the_command_writes_the_report_and_needs_weights(faces, tmp_path, capsys
     assert cli.main(["eval", "-c", str(path)]) == 2
     assert "weights: none given; pass -o weights=FILE" in capsys.readouterr().err
 
-    from ppgan_fr import weights
     from ppgan_fr.config import build, load_config
 
     paddle.seed(0)

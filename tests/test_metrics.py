@@ -88,6 +88,13 @@ def test_the_frechet_distance_of_shifted_sets_is_the_squared_shift():
     assert metrics.frechet_distance(features, features + 3) == pytest.approx(9 * 8, rel=1e-9)
 
 
+def test_the_frechet_distance_of_few_pictures_equals_that_of_their_statistics():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 12)), rng.normal(1, 2, size=(7, 12))
+    whole = metrics.frechet_from_statistics(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+    assert metrics.frechet_distance(a, b) == pytest.approx(whole, rel=1e-6)  # roots of zero eigenvalues there
+
+
 def test_the_frechet_distance_of_scaled_gaussians_follows_the_formula():
     zero, eye = np.zeros(4), np.eye(4)
     # tr(1 + 9 - 2 * 3) per axis

@@ -86,6 +86,13 @@ class VGG19(nn.Layer):
             parameter.stop_gradient = True
         self.eval()
 
+    def unused(self, name: str) -> bool:
+        """Whether an entry of a VGG19 file is deeper than this network: later convolutions, the classifier."""
+        part, _, rest = name.partition(".")
+        index = rest.partition(".")[0]
+        deeper = part == "features" and index.isdigit() and int(index) in INDEX.values()
+        return part == "classifier" or (deeper and int(index) >= len(self.features))
+
     def scale_input(self, image):
         """Image of `input_range` -> what the weights expect."""
         if self.preprocess == "raw":

@@ -72,3 +72,20 @@ def test_folding_the_original_input_convention_into_the_first_layer_changes_only
     image = paddle.rand([1, 3, 12, 12]) * 2 - 1
     expected, got = (network(image)["conv1_1"].numpy()[:, :, 1:-1, 1:-1] for network in (original, folded))
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_file_of_the_whole_network_fits_a_shallower_one():
+    whole = vgg19.build(vgg19.Config(layers=("conv5_4",), width=1 / 32))
+    state = {name: value.numpy() for name, value in whole.state_dict().items()}
+    state["classifier.0.weight"] = np.zeros((4, 4), np.float32)  # torchvision's file has it
+    shallow = vgg19.build(vgg19.Config(layers=("relu2_1",), width=1 / 32))
+    weights.from_torch(shallow, state)
+    np.testing.assert_array_equal(shallow.features[5].weight.numpy(), state["features.5.weight"])
+
+
+def test_an_entry_that_no_vgg19_has_is_still_an_error():
+    network = vgg19.build(vgg19.Config(layers=("relu2_1",), width=1 / 32))
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    for name in ("features.37.weight", "head.weight"):
+        with pytest.raises(weights.WeightsError, match=f"unexpected: {name}"):
+            weights.from_torch(network, {**state, name: np.zeros(1, np.float32)})

@@ -114,10 +114,14 @@ def check(got, want, kind: str, name: str = "value") -> None:
     assert distance <= allowed, f"{name}: off by {distance:.3g}, allowed {allowed:.3g} (largest value {largest:.3g})"
 
 
+# a loss of any step when both sides compute in float64 (logged in float32); measured up to 8e-8
+TOLERANCES["training_float64"] = Tolerance(1e-6, 0.0)
+
 # Relative error of a logged loss after n steps of Adam with beta1 = 0, whose first steps are sign-like: where a
-# gradient is rounding, the weight moves by +-lr. The reference's own float32 and float64 runs are 3e-6, 3e-4 and 6e-3
-# apart.
-TRAINING = {1: 1e-4, 2: 2e-3, 3: 1e-2}
+# gradient is rounding, the weight moves by +-lr. 1e-3 is asked for and held in the first two steps; after the third the
+# reference's own float32 and float64 runs are 6e-3 apart, and ours in float32 is nearer to its float64 one (3.4e-4)
+# than to its float32 one. "training_float64" holds every step to far less than 1e-3.
+TRAINING = {1: 1e-4, 2: 1e-3, 3: 1e-2}
 
 
 def check_training(got: float, want: float, step: int, name: str) -> None:
