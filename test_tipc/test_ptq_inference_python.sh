@@ -7,7 +7,7 @@ set -euo pipefail
 source "$(dirname "$0")/common_func.sh"
 
 begin "${1:-}" "===ptq_params===" "${2:-}" results_ptq.log
-[[ $MODE == whole_infer ]] || die "this script has no mode $MODE"
+[[ $MODE == whole_infer || $MODE == klquant_whole_infer ]] || die "this script has no mode $MODE"
 
 MODEL_DIR=$(named 4 model_dir)
 QUANTISE=$(named 5 ptq)
@@ -17,33 +17,39 @@ QUANTISED=$(value 7)
 CALIBRATION_KEY=$(key 8)
 CALIBRATION=$(value 8)
 INFER=$(named 10 inference)
+THREADS=$(value 13)
 IMAGES=$(value 18)
 ARCH=$(arch_of "$MODEL")
 
-"$PYTHON" -c 'import paddleslim' 2>/dev/null || not_run "paddleslim is not installed"
 read -ra words <<<"$QUANTISE"
-[[ -f ${words[0]} ]] || not_run "${words[0]} is not part of this checkout"
-execute "$OUTPUT/ptq.log" "$PYTHON" "${words[@]}" "$SOURCE_KEY=$MODEL_DIR" "$TARGET_KEY=$QUANTISED" "$CALIBRATION_KEY=$CALIBRATION"
+[[ -f ${words[0]} ]] || not_run "${words[0]} is not part of this checkout: this repository has no quantisation program"
+[[ -e $MODEL_DIR/inference.yml ]] || die "$MODEL_DIR: no exported model; run test_tipc/prepare.sh first"
+WHOLE=$(whole_infer_file)
+KEPT=$(reference_of "$WHOLE" whole_infer)
+[[ -f $KEPT ]] || die "$KEPT: no reference numbers to hold the quantised network to"
+expect $((1 + $(count_items "$THREADS") + 1)) # quantisation, the numbers of threads, the comparison
+
+mapfile -t options < <(
+  argument "$SOURCE_KEY" "$MODEL_DIR"
+  argument "$TARGET_KEY" "$QUANTISED"
+  argument "$CALIBRATION_KEY" "$CALIBRATION"
+)
+execute "$OUTPUT/ptq.log" "$PYTHON" "${words[@]}" "${options[@]}"
 check "$PYTHON" test_tipc/checks.py export --dir "$QUANTISED" --arch "$ARCH"
 succeed
 
-expected=1
 while read -r threads <&3; do
-  name=python_infer_cpu_int8_threads_$threads
+  name=python_infer_cpu_usemkldnn_$(value 12)_threads_${threads}_precision_int8_batchsize_$(value 14)
   read -ra words <<<"$INFER"
   mapfile -t options < <(
-    argument "$(key 11)" False
-    argument "$(key 12)" True
+    for line in 11 12 14 15 16 18 19; do argument "$(key $line)" "$(value $line)"; done
     argument "$(key 13)" "$threads"
-    argument "$(key 14)" "$(value 14)"
-    argument "$(key 16)" "$(value 16)"
     argument "$(key 17)" "$QUANTISED"
-    argument "$(key 18)" "$IMAGES"
     argument "$(key 20)" "$OUTPUT/$name"
   )
   execute "$OUTPUT/$name.log" "$PYTHON" "${words[@]}" "${options[@]}"
   check "$PYTHON" test_tipc/checks.py results --dir "$OUTPUT/$name" --inputs "$IMAGES"
   succeed
-  expected=$((expected + 1))
-done 3< <(items "$(value 13)")
-finish "$expected"
+done 3< <(items "$THREADS")
+same_pictures "$OUTPUT/compare_int8.log" "$KEPT" "$OUTPUT/python_infer_*.log" int8
+finish
