@@ -34,7 +34,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/video_benchmark"))
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--only-measure", action="store_true", help="clip and result are there already")
-    parser.add_argument("--keep-clip", action="store_true", help="the clip is there already")
+    parser.add_argument("--keep-clip", action="store_true", help="go on with the clip that is there")
     parser.add_argument("predict", nargs="*", help="more arguments for predict_video.py, after --")
     return parser.parse_args(given)
 
@@ -149,30 +149,24 @@ def _sound_packets(stream, seconds: float) -> list:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def restore(source: Path, target: Path, more: list[str], samples: list[tuple[float, float]]) -> float:
-    """Runs the command; adds (seconds, resident MB) every half second to `samples`. Returns the seconds it took."""
-    command = [
-        sys.executable,
-        str(ROOT / "tools" / "predict_video.py"),
-        "--input",
-        str(source),
-        "--output",
-        str(target),
-    ]
-    start = time.perf_counter()
-    process = subprocess.Popen([*command, *more])
+def restore(source: Path, target: Path, more: list[str], record: Path) -> None:
+    """Runs the command, and adds a line `seconds megabytes` each half second to `record`; resumes."""
+    program = str(ROOT / "tools" / "predict_video.py")
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, program, "--input", str(source), "--output", str(target), "--resume", *more]
+    )
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.5):
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-                megabytes = (
-                    next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
-                )
+                kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
             except (OSError, StopIteration):
                 return
-            samples.append((time.perf_counter() - start, megabytes))
+            with record.open("a", encoding="ascii") as lines:
+                lines.write(f"{time.perf_counter() - began:.1f} {int(kilobytes) / 1024:.1f}\n")
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -181,7 +175,23 @@ def restore(source: Path, target: Path, more: list[str], samples: list[tuple[flo
     thread.join()
     if code:
         raise SystemExit(f"predict_video.py ended with {code}")
-    return time.perf_counter() - start
+
+
+def memory(record: Path) -> dict[str, object]:
+    """What the samples of `restore` say; the first 30 s of each run, in which networks are loaded, count as loading."""
+    runs: list[list[tuple[float, float]]] = []
+    for line in record.read_text(encoding="ascii").splitlines():
+        seconds, megabytes = map(float, line.split())
+        if not runs or seconds < runs[-1][-1][0]:
+            runs.append([])
+        runs[-1].append((seconds, megabytes))
+    steady = [[mb for t, mb in run if t > 30] or [mb for _, mb in run] for run in runs]
+    thirds = [[round(float(np.median(part))) for part in np.array_split(run, 3) if len(part)] for run in steady]
+    return {
+        "seconds_of_each_run": [run[-1][0] for run in runs],
+        "memory_mb_of_the_thirds_of_each_run": thirds,
+        "peak_memory_mb": round(max(mb for run in runs for _, mb in run)),
+    }
 
 
 def packets(path: Path, kind: str) -> list[tuple[int, bytes]]:
@@ -253,18 +263,13 @@ def main(given: list[str] | None = None) -> int:
     args = arguments(given)
     args.output.mkdir(parents=True, exist_ok=True)
     source, target, record = (args.output / name for name in ("clip.mp4", "restored.mp4", "video.json"))
-    samples: list[tuple[float, float]] = []
-    result = json.loads(record.read_text(encoding="utf-8")) if args.only_measure and record.is_file() else {}
+    samples = args.output / "memory.txt"
+    if not (args.only_measure or args.keep_clip):
+        np.save(args.output / "matrices.npy", np.array(make_clip(source, args.seconds)))
+        samples.unlink(missing_ok=True)
     if not args.only_measure:
-        if not args.keep_clip:
-            np.save(args.output / "matrices.npy", np.array(make_clip(source, args.seconds)))
-        seconds = restore(source, target, args.predict, samples)
-        thirds = [[mb for t, mb in samples if low <= t / seconds < low + 1 / 3] for low in (0, 1 / 3, 2 / 3)]
-        result = {
-            "seconds": round(seconds, 1),
-            "memory_mb_of_each_third": [round(float(np.median(part)), 1) for part in thirds if part],
-            "peak_memory_mb": round(max(mb for _, mb in samples), 1),
-        }
+        restore(source, target, args.predict, samples)
+    result = memory(samples)
     matrices = list(np.load(args.output / "matrices.npy"))
     result["frames"] = len(matrices)
     sound = packets(source, "audio"), packets(target, "audio")

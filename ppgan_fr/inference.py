@@ -98,7 +98,12 @@ def _has_openvino() -> bool:
 
 
 def default_threads() -> int:
-    """As many threads as this process may use processors."""
+    """As many threads as this process may use processors; `PPGAN_CPU_THREADS` says otherwise, for many processes on
+    one machine.
+    """
+    said = os.environ.get("PPGAN_CPU_THREADS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

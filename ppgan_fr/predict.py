@@ -147,20 +147,39 @@ def run(args: argparse.Namespace) -> int:
         ValueError: of this package, when nothing can be done: no input, no place for the output, a wrong configuration
         or weights.
     """
-    from ppgan_fr.config import load_config
-    from ppgan_fr.mixed_guidance import Guide  # Paddle is loaded only once the arguments make sense
-    from ppgan_fr.restorer import load_restorer
-
     output = Path(args.output)
+    check_arguments(args)
+    sources, folder = inputs(args.input, output, args.recursive)
+    jobs = plan(sources, output, folder, recorded_names(output) if args.resume else {})
+    prepare_output(output)
+    restorer, options = ready(args)
+    return process(jobs, restorer, options, output, resume=args.resume, report=args.report)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuses numbers that make no sense.
+
+    Raises:
+        PredictError: with the argument.
+    """
     if args.upscale is not None and not 0 < args.upscale <= 8:
         raise PredictError(f"--upscale must be above 0 and at most 8, got {args.upscale:g}")
     if isinstance(args.fidelity, float) and not 0 <= args.fidelity <= 1:
         raise PredictError(f"--fidelity must be between 0 and 1, got {args.fidelity:g}")
-    sources, folder = inputs(args.input, output, args.recursive)
-    jobs = plan(sources, output, folder, recorded_names(output) if args.resume else {})
-    prepare_output(output)
+
+
+def ready(args: argparse.Namespace) -> tuple[Any, Options]:
+    """The networks that the arguments name, loaded, and what is done to each photo.
+
+    Raises:
+        ValueError: of this package, for a wrong configuration or weights.
+    """
+    from ppgan_fr.config import load_config
+    from ppgan_fr.mixed_guidance import Guide  # Paddle is loaded only once the arguments make sense
+    from ppgan_fr.restorer import load_restorer
+
     guide = Guide(args.guide, args.guide_level, args.guide_mode) if args.guide else None
-    config = load_config(args.config, args.override, without=("recipe", "data", "train", "evaluate"))
+    config = load_config(args.config, args.override, without=("recipe", "data", "train", "evaluate"), deferred=True)
     restorer = load_restorer(
         config,
         (),
@@ -172,8 +191,10 @@ def run(args: argparse.Namespace) -> int:
         colour=args.colour,
     )
     scale = restorer.scale if args.upscale is None else args.upscale
-    options = Options(scale, args.only_center, args.aligned, args.provenance == "on", config.generator.arch)
-    return process(jobs, restorer, options, output, resume=args.resume, report=args.report)
+    provenance = args.provenance == "on"
+    return restorer, Options(
+        scale, args.only_center, args.aligned, provenance, config.generator.arch if provenance else ""
+    )
 
 
 def fidelity(text: str) -> float | str:

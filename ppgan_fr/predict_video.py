@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -428,6 +429,11 @@ def restore_video(job: Job, restorer: Any, *, resume: bool = False, progress: bo
     Raises:
         DamagedVideoError: the input cannot be read to its end.
     """
+    with _alone(job):
+        return _restore(job, restorer, resume, progress)
+
+
+def _restore(job: Job, restorer: Any, resume: bool, progress: bool) -> int:
     done = _start(job, restorer, resume)
     said: list[str] = []
     with open_video(job.source) as source:
@@ -442,6 +448,21 @@ def restore_video(job: Job, restorer: Any, *, resume: bool = False, progress: bo
     kept = f", {done * job.segment} of them kept from before" if done else ""
     print(f"{frames} frames{kept}, {faces} faces restored; {job.target}")  # noqa: T201
     return 0
+
+
+@contextlib.contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Keeps a second run from the same output; the system lets go when this process ends, however it ends."""
+    path = job.target.with_name(f".{job.target.name}.lock")
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise VideoError(f"{job.target}: another run is writing it") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _start(job: Job, restorer: Any, resume: bool) -> int:

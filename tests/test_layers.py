@@ -50,6 +50,8 @@ TABLE: dict[str, set[str]] = {
     # one predictor for `predict` and deploy/inference_python; it knows no network
     "ppgan_fr/inference.py": FACE | {"paddle"},
     "deploy": FACE | {"ppgan_fr.inference", "deploy", "paddle", "onnxruntime", "yaml", "tqdm"},
+    # the same job as `predict`, spread over machines: it calls `predict` itself
+    "deploy/ray_batch": TOP | {"deploy.ray_batch", "ray", "pyarrow"},
     "deploy/serving_python": FACE
     | {"ppgan_fr.inference", "deploy", "paddle", "paddle_serving_server", "yaml", "PIL", "grpc", "waitress", "google"},
     "deploy/serving_python/prepare_models.py": TOP,  # runs before the service, in the main environment

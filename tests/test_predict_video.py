@@ -293,6 +293,23 @@ def test_killed_the_next_run_goes_on_and_no_half_output_is_ever_there(tmp_path):
     assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
+def test_two_runs_for_one_output_are_one_too_many(tmp_path):
+    source = make(tmp_path / "in.mp4", count=12, sound=False)
+    complaints = []
+
+    def meanwhile(crops):
+        if not complaints:
+            with pytest.raises(predict_video.VideoError, match="another run") as caught:
+                run(source, tmp_path / "out.mp4", resume=True)
+            complaints.append(caught)
+        return stand_in().restore_faces(crops)
+
+    assert run(source, tmp_path / "out.mp4", stand_in(restore_faces=meanwhile)) == 0
+    assert complaints
+    assert len(frames(tmp_path / "out.mp4")) == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
 # --- what cannot be done ---------------------------------------------------------------------------------------------
 
 
