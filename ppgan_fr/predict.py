@@ -179,7 +179,7 @@ def ready(args: argparse.Namespace) -> tuple[Any, Options]:
     from ppgan_fr.restorer import load_restorer
 
     guide = Guide(args.guide, args.guide_level, args.guide_mode) if args.guide else None
-    config = load_config(args.config, args.override, without=("recipe", "data", "train", "evaluate"), deferred=True)
+    config = load_config(args.config, args.override, without=("recipe", "data", "train", "evaluate"))
     restorer = load_restorer(
         config,
         (),
@@ -191,10 +191,8 @@ def ready(args: argparse.Namespace) -> tuple[Any, Options]:
         colour=args.colour,
     )
     scale = restorer.scale if args.upscale is None else args.upscale
-    provenance = args.provenance == "on"
-    return restorer, Options(
-        scale, args.only_center, args.aligned, provenance, config.generator.arch if provenance else ""
-    )
+    options = Options(scale, args.only_center, args.aligned, args.provenance == "on", config.generator.arch)
+    return restorer, options
 
 
 def fidelity(text: str) -> float | str:

@@ -21,7 +21,21 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = re.compile(r"^(\S*/)?python(3(\.\d+)?)?$")
 INTERPRETER_MODULES = {"venv", "pip", "pytest", "pre_commit", "paddle.distributed.launch", "http.server"}
 LAUNCHER_OPTIONS_WITH_VALUE = {"--nproc_per_node", "--gpus", "--devices", "--ips", "--master", "--nnodes", "--log_dir"}
-OTHER_PROGRAMS = {".", "ray", "git", "cd", "cmake", "docker", "curl", "export", "pip", "pre-commit", "echo", "wget", "mkdir"}
+OTHER_PROGRAMS = {
+    ".",
+    "ray",
+    "git",
+    "cd",
+    "cmake",
+    "docker",
+    "curl",
+    "export",
+    "pip",
+    "pre-commit",
+    "echo",
+    "wget",
+    "mkdir",
+}
 
 
 def split(line: str) -> list[list[str]]:
