@@ -4,15 +4,18 @@ python benchmarks/engines.py --arch gfpgan --threads 2 --json output/engines.jso
 python benchmarks/engines.py -c configs/gfpgan_mobile.yaml
 
 Each measurement is a process of its own (so that its peak memory is its own), and every round visits every engine, so
-that a change of the machine's load meets all of them. Read the ratios. `cpu s` is processor time, all threads together:
-on a busy machine, with one thread, it says what the engine would need on a quiet one. Weights are random unless -c
-names some: no engine's speed depends on them. PyTorch's GFP-GAN is measured where the packages `torch` and `gfpgan` are
-installed (in the interpreter given by --torch-python), with the same weights.
+that a change of the machine's load meets all of them. Read the ratios. The eager network, which is slow, is visited in
+the first round only. Weights are random unless -c names some: no engine's speed depends on them.
+
+PyTorch's GFP-GAN is measured where `torch`, `gfpgan` and `basicsr` are installed (in the interpreter given by
+--torch-python): for `--arch gfpgan` the same network with the same weights; for every other one GFP-GAN 1.4's network,
+so that `x PyTorch` is always against what people use today.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
@@ -44,6 +47,8 @@ def main() -> int:
     parser.add_argument("--engines", nargs="*", help="only these, e.g. eager openvino/fp32")
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter that has torch and gfpgan")
     parser.add_argument("--torch-path", default="", help="folders put before its PYTHONPATH, e.g. a GFPGAN checkout")
+    parser.add_argument("--work", type=Path, help="keep what was prepared here, and find it again")
+    parser.add_argument("--prepare", action="store_true", help="fill --work and stop")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -52,8 +57,13 @@ def main() -> int:
     from ppgan_fr.inference import default_threads
 
     threads = args.threads or default_threads()
-    with tempfile.TemporaryDirectory(prefix="ppgan_fr_bench_") as scratch:
-        rows = measure(args, Path(scratch), threads)
+    with tempfile.TemporaryDirectory(prefix="ppgan_fr_bench_") as temporary:
+        scratch = args.work or Path(temporary)
+        scratch.mkdir(parents=True, exist_ok=True)
+        job = prepare(args, scratch)
+        if args.prepare:
+            return 0
+        rows = measure(args, job, scratch, threads)
     print(table(rows))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -63,16 +73,19 @@ def main() -> int:
     return 0
 
 
-def measure(args: argparse.Namespace, scratch: Path, threads: int) -> list[dict[str, Any]]:
-    """Exports the network and visits every engine `rounds` times."""
-    job = prepare(args, scratch)
+def measure(args: argparse.Namespace, job: dict[str, Any], scratch: Path, threads: int) -> list[dict[str, Any]]:
+    """Visits every engine `rounds` times, the eager network once."""
     names = engines(args, job)
     peak = peak_gflops(threads, scratch)
-    print(f"{job['arch']}: {job['macs'] / 1e9:.1f} GMAC, {threads} threads; {cpu()}; peak {peak}", file=sys.stderr)
+    work = f"{job['macs'] / 1e9:.1f} GMAC" if job["macs"] else "any size"
+    print(f"{job['arch']}: {work}, {threads} threads; {cpu()}; peak {peak}", file=sys.stderr)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(args.rounds):
         for name in names:
-            answer = call_worker(args, {**job, "engine": name, "threads": threads, "runs": args.runs})
+            if name == "eager" and number:
+                continue
+            runs = 1 if name == "eager" else args.runs
+            answer = call_worker(args, {**job, "engine": name, "threads": threads, "runs": runs})
             if answer is not None:
                 found[name].append(answer)
                 print(f"round {number + 1} {name}: {min(answer['seconds']):.3f} s", file=sys.stderr)
@@ -81,6 +94,9 @@ def measure(args: argparse.Namespace, scratch: Path, threads: int) -> list[dict[
 
 def prepare(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Builds the network, saves its weights for eager and PyTorch, exports it, and converts it to ONNX if possible."""
+    known = scratch / "job.json"
+    if known.is_file():
+        return json.loads(known.read_text(encoding="utf-8"))
     import paddle
 
     from ppgan_fr import export, weights
@@ -104,24 +120,46 @@ def prepare(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     spec = export.spec_of(config, network, None)
     export.save(network, spec, model, fidelity=config.export.fidelity)
     export.write_spec(spec, model)
-    np.savez(scratch / "input.npz", **export.example_inputs(spec, 1))
+    np.savez(scratch / "input.npz", **example(spec))
     onnx = None
     if importlib.util.find_spec("paddle2onnx") and importlib.util.find_spec("onnxruntime"):
         from ppgan_fr.export_onnx import to_onnx
 
         try:
-            to_onnx(model, model / "inference.onnx")
+            to_onnx(model, model / "inference.onnx", batches=())  # the table compares
             onnx = str(model / "inference.onnx")
         except ValueError as error:
             print(f"onnx: {error}", file=sys.stderr)
-    return {
+    section = config.generator.model_dump(mode="json")
+    job = {
         "arch": config.generator.arch,
         "scratch": str(scratch),
         "model": str(model),
         "onnx": onnx,
-        "generator": config.generator.model_dump(mode="json"),
-        "macs": count_macs(model, spec),
+        "torch": section if config.generator.arch == "gfpgan" else gfpgan_14(),
+        "macs": count_macs(model, spec) if all(side > 0 for side in spec.inputs[0].shape[1:]) else None,
     }
+    known.write_text(json.dumps(job), encoding="utf-8")
+    return job
+
+
+def example(spec: Any) -> dict[str, np.ndarray]:
+    """One picture; where any size will do, 640 x 480 pixels."""
+    from ppgan_fr import export
+
+    sides = iter((480, 640))
+    free = [
+        dataclasses.replace(tensor, shape=(-1, *(next(sides) if side < 0 else side for side in tensor.shape[1:])))
+        for tensor in spec.inputs
+    ]
+    return export.example_inputs(dataclasses.replace(spec, inputs=tuple(free)), 1)
+
+
+def gfpgan_14() -> dict[str, Any]:
+    """The network of GFP-GAN 1.2 to 1.4, as a `generator` section."""
+    from ppgan_fr.archs.gfpgan import Config
+
+    return Config(variant="clean", out_size=512, channel_multiplier=2).model_dump(mode="json")
 
 
 def count_macs(model: Path, spec: Any) -> int:
@@ -129,19 +167,9 @@ def count_macs(model: Path, spec: Any) -> int:
     import paddle
 
     with paddle.pir_utils.OldIrGuard():
-        paddle.enable_static()
-        try:
-            executor = paddle.static.Executor(paddle.CPUPlace())
-            program = paddle.static.load_inference_model(
-                str(model), executor, model_filename=spec.model_file, params_filename=spec.params_file
-            )[0]
-            block = program.global_block()
-            total = 0
-            for operator in block.ops:
-                total += _macs_of(block, operator)
-            return total
-        finally:
-            paddle.disable_static()
+        program = paddle.static.Program.parse_from_string((model / spec.model_file).read_bytes())
+    block = program.global_block()
+    return sum(_macs_of(block, operator) for operator in block.ops)
 
 
 def _macs_of(block: Any, operator: Any) -> int:
@@ -169,14 +197,14 @@ def engines(args: argparse.Namespace, job: dict[str, Any]) -> list[str]:
         names.append("onnxruntime/fp32")
         if importlib.util.find_spec("openvino"):
             names += ["openvino-native/fp32", "openvino-native/bf16"]
-    if job["arch"] == "gfpgan" and _torch_has_gfpgan(args):
+    if _torch_has_gfpgan(args):
         names.append("pytorch/fp32")
     return [name for name in names if not args.engines or name in args.engines]
 
 
 def _torch_has_gfpgan(args: argparse.Namespace) -> bool:
-    program = "import importlib.util as u, sys; sys.exit(not (u.find_spec('torch') and u.find_spec('gfpgan')))"
-    return subprocess.run([args.torch_python, "-c", program], env=_env(args, "pytorch"), check=False).returncode == 0
+    command = [args.torch_python, str(Path(__file__).with_name("torch_gfpgan.py"))]
+    return subprocess.run(command, env=_env(args, "pytorch"), check=False).returncode == 0
 
 
 def _env(args: argparse.Namespace, name: str) -> dict[str, str]:
@@ -212,14 +240,13 @@ def worker(job: dict[str, Any]) -> int:
     start = time.perf_counter()
     answer = run(arrays)
     first = time.perf_counter() - start
-    seconds, processor = [], []
+    seconds = []
     for _ in range(job["runs"]):
-        start, spent = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
         run(arrays)
         seconds.append(time.perf_counter() - start)
-        processor.append(time.process_time() - spent)
     np.save(Path(job["scratch"]) / f"{job['engine'].replace('/', '_')}.npy", answer)
-    print(json.dumps({"load": load, "first": first, "seconds": seconds, "cpu": processor, "memory": peak_memory_mb()}))
+    print(json.dumps({"load": load, "first": first, "seconds": seconds, "memory": peak_memory_mb()}))
     return 0
 
 
@@ -279,31 +306,24 @@ def _openvino(job: dict[str, Any], precision: str) -> Any:
         "PERFORMANCE_HINT": "LATENCY",
     }
     model = openvino.Core().compile_model(job["onnx"], "CPU", options)
-    return lambda arrays: model(list(arrays.values()))[0]
+    names = [tensor.any_name for tensor in model.inputs]
+    return lambda arrays: model([arrays[name] for name in names])[0]
 
 
 def _pytorch(job: dict[str, Any]) -> Any:
     import torch
 
-    generator = job["generator"]
+    from benchmarks import torch_gfpgan
+
     torch.set_num_threads(job["threads"])
-    with np.load(Path(job["scratch"]) / "weights.npz", allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    names = ("out_size", "num_style_feat", "channel_multiplier", "fix_decoder", "num_mlp", "input_is_latent")
-    options = {name: generator[name] for name in (*names, "different_w", "narrow", "sft_half")}
-    if generator["variant"] == "clean":
-        from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean as Network
-    else:
-        from gfpgan.archs.gfpganv1_arch import GFPGANv1 as Network
-    network = Network(**{**options, "fix_decoder": False}).eval()
-    linear = {f"{name}.weight" for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear)}
-    wanted = set(network.state_dict())
-    state = {name: torch.from_numpy(value.T.copy() if name in linear else value) for name, value in arrays.items()}
-    network.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=False)
+    network = torch_gfpgan.gfpgan(job["torch"])
+    if job["arch"] == "gfpgan":
+        torch_gfpgan.load(network, Path(job["scratch"]) / "weights.npz")
 
     def run(given: dict[str, np.ndarray]) -> np.ndarray:
         with torch.no_grad():
-            return network(torch.from_numpy(given["lq"]), return_rgb=False, randomize_noise=False)[0].numpy()
+            picture = torch.from_numpy(next(iter(given.values())))
+            return network(picture, return_rgb=False, randomize_noise=False)[0].numpy()
 
     return run
 
@@ -320,18 +340,19 @@ def row(
     seconds = _median(answers)
     eager = _median(found["eager"]) if found.get("eager") else None
     limit = peak.get(precision)
+    if not job["macs"] or (engine == "pytorch" and job["arch"] != "gfpgan"):  # another network, another amount of work
+        limit = None
     return {
         "engine": engine,
         "precision": precision,
         "seconds": round(seconds, 4),
-        "cpu_seconds": round(statistics.median(spent for answer in answers for spent in answer["cpu"]), 4),
         "ratio_to_eager": None if eager is None else round(eager / seconds, 3),
         "ratio_to_pytorch": round(_median(found["pytorch/fp32"]) / seconds, 3) if found.get("pytorch/fp32") else None,
         "load_seconds": round(statistics.median(answer["load"] for answer in answers), 3),
         "first_seconds": round(statistics.median(answer["first"] for answer in answers), 3),
         "peak_memory_mb": round(max(answer["memory"] for answer in answers), 1),
-        "psnr_to_eager": _psnr(Path(job["scratch"]), name),
-        "fraction_of_peak": round(2e-9 * job["macs"] / seconds / limit, 3) if limit else None,
+        "psnr_to_eager": _psnr(job, name),
+        "fraction_of_peak": None if limit is None else round(2e-9 * job["macs"] / seconds / limit, 3),
     }
 
 
@@ -339,9 +360,12 @@ def _median(answers: list[dict]) -> float:
     return statistics.median(second for answer in answers for second in answer["seconds"])
 
 
-def _psnr(scratch: Path, name: str) -> float | None:
+def _psnr(job: dict[str, Any], name: str) -> float | None:
+    scratch = Path(job["scratch"])
     eager, other = scratch / "eager.npy", scratch / f"{name.replace('/', '_')}.npy"
     if name == "eager" or not eager.is_file() or not other.is_file():
+        return None
+    if name.startswith("pytorch") and job["arch"] != "gfpgan":  # another network
         return None
     reference, value = np.load(eager).astype(np.float64), np.load(other).astype(np.float64)
     scale = max(1.0, float(np.abs(reference).max()))
@@ -390,7 +414,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         "engine": "engine",
         "precision": "precision",
         "seconds": "median s",
-        "cpu_seconds": "cpu s",
         "ratio_to_eager": "x eager",
         "ratio_to_pytorch": "x PyTorch",
         "load_seconds": "load s",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
 PACKAGE = Path(__file__).resolve().parent
@@ -55,15 +56,15 @@ class ByFileName:
     package: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:  # noqa: D102
-        return core_schema.no_info_plain_validator_function(self._validate)
+        return core_schema.with_info_plain_validator_function(self._validate)
 
     def names(self) -> list[str]:
         """The names that can stand in the section."""
         folder = PACKAGE.joinpath(*self.package.split(".")[1:])
         return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
-    def _validate(self, value: Any) -> Any:
-        if isinstance(value, BaseModel):
+    def _validate(self, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, (BaseModel, Deferred)):
             return value
         if not isinstance(value, Mapping):
             raise _mistakes([((), f"expected a section with {self.key!r}, got {value!r}")])
@@ -73,7 +74,53 @@ class ByFileName:
         if name not in self.names():
             folder = self.package.replace(".", "/")
             raise _mistakes([((self.key,), f"there is no {folder}/{name}.py; available: {', '.join(self.names())}")])
-        return _nested(importlib.import_module(f"{self.package}.{name}").Config, value)
+        module = f"{self.package}.{name}"
+        if (info.context or {}).get("deferred") and module not in sys.modules:
+            return Deferred(module, dict(value))
+        return _nested(importlib.import_module(module).Config, value)
+
+
+class Deferred:
+    """A section chosen by file name whose file was not imported yet: networks import Paddle, which takes a second.
+
+    Any attribute but the section's own text imports the file and validates, with the same errors as at once.
+    """
+
+    def __init__(self, module: str, given: dict[str, Any]) -> None:
+        """Args: the file as a module name, and what the configuration says."""
+        self.__dict__.update(module=module, given=given)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "arch":
+            return self.given["arch"]
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.resolve(), name)
+
+    def resolve(self) -> BaseModel:
+        """The validated section.
+
+        Raises:
+            ConfigError: it has mistakes.
+        """
+        if "section" not in self.__dict__:
+            model = importlib.import_module(self.module).Config
+            try:
+                self.__dict__["section"] = model.model_validate(self.given)
+            except ValidationError as error:
+                lines = [_line(("generator", *path), text) for path, text in _explain(model, error)]
+                raise ConfigError("\n".join(lines)) from None
+        return self.__dict__["section"]
+
+
+def resolved(section: Any) -> Any:
+    """The section itself, validated if that was put off."""
+    return section.resolve() if isinstance(section, Deferred) else section
+
+
+def as_given(section: Any) -> dict[str, Any]:
+    """What a configuration says in a section, without the defaults."""
+    return section.given if isinstance(section, Deferred) else section.model_dump(mode="json", exclude_unset=True)
 
 
 @dataclass(frozen=True)
@@ -280,30 +327,36 @@ class Config(Frozen):
 
 def build(section: BaseModel, *arguments: Any) -> Any:
     """What a section chosen by file name describes: calls `build(section, ...)` of the file that declares it."""
+    section = resolved(section)
     return importlib.import_module(type(section).__module__).build(section, *arguments)
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = (), *, without: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path, overrides: Iterable[str] = (), *, without: Sequence[str] = (), deferred: bool = False
+) -> Config:
     """Reads a YAML file, applies `a.b=c` overrides and validates.
 
     Args:
         path: a YAML file, looked up by `find_file`; `gfpgan` alone means `configs/gfpgan.yaml`.
         overrides: `dotted.key=value`; the value is parsed as YAML and never evaluated.
         without: top-level sections to leave out (a command that only predicts does not need `recipe`, nor import it).
+        deferred: networks may stay `Deferred`, so that reading a configuration does not import Paddle.
 
     Raises:
         ConfigError: one line per mistake.
     """
-    return make_config(read_yaml(_config_file(path)), overrides, without=without)
+    return make_config(read_yaml(_config_file(path)), overrides, without=without, deferred=deferred)
 
 
-def make_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), *, without: Sequence[str] = ()) -> Config:
+def make_config(
+    tree: Mapping[str, Any], overrides: Iterable[str] = (), *, without: Sequence[str] = (), deferred: bool = False
+) -> Config:
     """Like `load_config`, from a dictionary."""
     tree = override(tree, overrides)
     for section in without:
         tree.pop(section, None)
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(tree, context={"deferred": deferred})
     except ValidationError as error:
         raise ConfigError("\n".join(_line(path, text) for path, text in _explain(Config, error))) from None
 

@@ -13,7 +13,9 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,18 @@ import numpy as np
 
 from ppgan_fr import __version__, shape_guidance
 from ppgan_fr.cli import add_config_arguments
-from ppgan_fr.config import CHECKOUT, PACKAGE, Config, ConfigError, build, find_file, load_config, make_config
+from ppgan_fr.config import (
+    CHECKOUT,
+    PACKAGE,
+    Config,
+    ConfigError,
+    as_given,
+    build,
+    find_file,
+    load_config,
+    make_config,
+    resolved,
+)
 from ppgan_fr.face.spec import ModelSpec, TensorSpec, write_spec
 from ppgan_fr.inference import offered
 from ppgan_fr.weights import WeightsError, from_torch, load_into, load_npz
@@ -157,6 +170,7 @@ def load_network(section: Any, weights: Path | None) -> Any:
         ConfigError: nothing was given, and the package ships no weights for it.
         WeightsError: the file cannot be read or does not fit.
     """
+    section = resolved(section)
     network = build(section)
     if weights is None:
         weights = CHECKOUT / "weights" / f"{section.arch}.npz"
@@ -176,7 +190,7 @@ def load_network(section: Any, weights: Path | None) -> Any:
 
 def spec_of(config: Config, network: Any, weights: Path | None) -> ModelSpec:
     """What `inference.yml` will say, before any engine was tried."""
-    section, pipeline = config.generator, config.pipeline
+    section, pipeline = resolved(config.generator), config.pipeline
     checksum = sha256_of(weights) if weights is not None else None
     if section.arch in HELPERS:
         return dataclasses.replace(HELPERS[section.arch], weights_sha256=checksum, **_files(config))
@@ -488,13 +502,29 @@ def cache_folders(weights: Path) -> list[Path]:
 def cache_key(config: Config, weights: Path) -> str:
     """Changes whenever the exported network might."""
     digest = hashlib.sha256(sha256_of(weights).encode())
-    said = (REVISION, __version__, _paddle_version(), config.generator, config.export.fidelity, config.export.format)
+    generator = json.dumps(as_given(config.generator), sort_keys=True)
+    said = (REVISION, __version__, _paddle_version(), generator, config.export.fidelity, config.export.format)
     pipeline = config.pipeline
     digest.update(repr((*said, pipeline.template, pipeline.mask, pipeline.size)).encode())
-    sources = [PACKAGE / "archs" / f"{config.generator.arch}.py", *sorted((PACKAGE / "archs").glob("_*.py"))]
-    for source in sources:
+    for source in _network_files(config.generator.arch):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _network_files(name: str) -> list[Path]:
+    """The file of a network and those of `archs` that it imports."""
+    found: list[Path] = []
+    names = [name]
+    while names:
+        path = PACKAGE / "archs" / f"{names.pop()}.py"
+        if path in found or not path.is_file():
+            continue
+        found.append(path)
+        text = path.read_text(encoding="utf-8")
+        names += re.findall(r"ppgan_fr\.archs\.(\w+)", text)
+        for line in re.findall(r"from ppgan_fr\.archs import ([\w, ]+)", text):
+            names += re.findall(r"\w+", line)
+    return sorted(found)
 
 
 def sha256_of(path: Path) -> str:

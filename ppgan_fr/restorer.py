@@ -105,7 +105,7 @@ def load_restorer(
         WeightsError: weights are missing, unreadable, or belong to another network.
     """
     if not isinstance(config, Config):
-        config = load_config(config, overrides, without=("recipe", "data", "train", "evaluate"))
+        config = load_config(config, overrides, without=("recipe", "data", "train", "evaluate"), deferred=True)
     pipeline = config.pipeline
     path = weights or config.weights
     if path is None:
@@ -221,7 +221,7 @@ def face_parser(weights: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
 def shipped(name: str, weights: str | None = None) -> Run:
     """A small network whose converted weights come with the package (`weights/<name>.npz`), exported once."""
-    config = make_config({"name": name, "generator": {"arch": name}, "weights": weights})
+    config = make_config({"name": name, "generator": {"arch": name}, "weights": weights}, deferred=True)
     return paddle_run(cached_export(config))
 
 

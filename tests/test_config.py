@@ -1,5 +1,7 @@
 """Configuration: what a user sees when a value is wrong, and what the program gets when it is right."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,26 @@ def test_files_are_found_from_any_folder(monkeypatch, tmp_path):
 
 def test_a_dump_is_plain_yaml(tree):
     assert yaml.safe_load(dump_config(make_config(tree)))["generator"]["arch"] == "toy"
+
+
+def test_a_deferred_network_is_imported_and_validated_when_something_asks(tree):
+    config = make_config({**tree, "generator": {"arch": "toy", "width": "wide"}}, deferred=True)
+    assert config.generator.arch == "toy"
+    with pytest.raises(ConfigError, match=r"generator\.width: expected int, got 'wide'"):
+        _ = config.generator.width
+    assert make_config(tree, deferred=True).generator.width == 4
+    with pytest.raises(ConfigError, match=r"there is no .*/nope\.py"):
+        make_config({**tree, "generator": {"arch": "nope"}}, deferred=True)
+
+
+def test_reading_a_configuration_to_predict_does_not_import_paddle():
+    program = (
+        "import sys\n"
+        "from ppgan_fr.config import load_config\n"
+        "import ppgan_fr.restorer\n"
+        "config = load_config('configs/gfpgan_mobile.yaml', without=('recipe', 'train'), deferred=True)\n"
+        "assert config.generator.arch == 'gfpgan_mobile'\n"
+        "print('paddle.nn' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=configuration.CHECKOUT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
