@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--address", help="of a cluster (auto, HOST:6379); without it Ray is started on this machine")
     group.add_argument("--workers", type=int, metavar="N", help="predictors; default: processors / --cpus-per-worker")
     group.add_argument("--cpus-per-worker", type=int, default=2, metavar="N", help="its threads (default 2)")
+    group.add_argument("--without-faces", action="store_true", help="no OUTPUT/faces: two files less for each face")
     group.add_argument("--share", type=int, default=16, metavar="N", help="photos handed out at a time (default 16)")
     group.add_argument(
         "--object-store-mb", type=int, default=200, metavar="N", help="of a Ray that is started here (default 200)"
@@ -146,6 +147,7 @@ class Predictor:
         os.environ["PPGAN_CPU_THREADS"] = str(threads)
         self.input, self.output = Place(arguments.input), Place(arguments.output)
         self.resume, self.job, self.ledger = arguments.resume, job, ledger
+        self.wanted = ("restored",) if arguments.without_faces else ("restored", "faces")
         self.restorer, self.options = predict.ready(arguments)
         self.settings = settings_of(self.restorer, self.options)
 
@@ -165,9 +167,8 @@ class Predictor:
             content = self.input.read(photo["source"])
         except Exception as error:  # noqa: BLE001 - each kind of store has exceptions of its own
             return failed(source, _reason(error))
-        key = hashlib.sha256(
-            b"\0".join([self.settings.encode(), photo["target"].encode(), hashlib.sha256(content).digest()])
-        ).hexdigest()
+        what = [self.settings, photo["target"], " ".join(self.wanted), hashlib.sha256(content).hexdigest()]
+        key = hashlib.sha256("\0".join(what).encode()).hexdigest()
         record = self.output.within(f"{RECORDS}/{key[:2]}/{key}.json")
         if (line := self._done(record)) is not None:
             return {**line, "input": source}
@@ -205,7 +206,7 @@ class Predictor:
         line["output"] = self.output.uri(target)
         files = {}
         try:
-            for made in sorted(one for one in results.rglob("*") if one.is_file()):
+            for made in sorted(path for name in self.wanted for path in (results / name).rglob("*") if path.is_file()):
                 relative = made.relative_to(results).as_posix()
                 data = made.read_bytes()
                 self.output.write(self.output.within(relative), data)
@@ -400,6 +401,7 @@ def _ray(args: argparse.Namespace) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # noqa: SIM112 - for busy machines
     import ray
 
     options: dict[str, Any] = {"address": args.address}
@@ -412,7 +414,7 @@ def _ray(args: argparse.Namespace) -> Iterator[None]:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}},
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - Ray raises whatever there is, `Exception` itself among it
         raise RayError(f"Ray: {_one_line(error)}") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
