@@ -117,7 +117,7 @@ class Stages:
 
     def take(self, ticket: Ticket, answers: np.ndarray, seconds: float = 0.0) -> None:
         """Keeps the network's answers of a photo's faces."""
-        ticket.answers = list(to_pixels(answers, self.spec)) if len(answers) else []
+        ticket.answers = list(answers)
         ticket.seconds["restore"] = seconds
 
     def close(self, ticket: Ticket) -> dict[str, str]:
@@ -131,7 +131,9 @@ class Stages:
         """
         ticket.check_deadline()
         start = time.perf_counter()
-        known = {crop.image.tobytes(): answer for crop, answer in zip(ticket.crops, ticket.answers)}
+        # Here and not in `take`: whoever calls that runs the network next, and every photo waits for it.
+        pictures = to_pixels(np.stack(ticket.answers), self.spec) if ticket.answers else ()
+        known = {crop.image.tobytes(): picture for crop, picture in zip(ticket.crops, pictures)}
         restored = restore_image(
             ticket.photo.pixels,
             lambda _: ticket.faces,
@@ -205,10 +207,14 @@ def load_stages(
         SpecError, EngineError: a network is missing or cannot be loaded here.
     """
     from ppgan_fr.face.spec import read_spec
-    from ppgan_fr.inference import paddle_run
+    from ppgan_fr.inference import default_threads, paddle_run
+
+    # The small networks run beside the generator, which has every processor. With as many threads of their own they
+    # would mostly wait for each other, and the generator for them; their answers are the same to the last bit.
+    few = max(1, (cpu_threads or default_threads()) // 4)
 
     def helper(name: str) -> Run:
-        return paddle_run(model_dir / name, cpu_threads=cpu_threads)
+        return paddle_run(model_dir / name, cpu_threads=few)
 
     spec = read_spec(model_dir)
     return Stages(

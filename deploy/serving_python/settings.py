@@ -37,6 +37,7 @@ class Settings:
     requests_per_minute_per_client: float = 1200
     receive_timeout_s: float = 60
     drain_s: float = 60
+    hang_s: float = 20
     trusted_proxies: tuple[str, ...] = ()
     log_mb: float = 10
     http_port: int = 18080

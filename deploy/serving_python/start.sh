@@ -51,6 +51,9 @@ COMMAND=("$VENV/bin/python" "$HERE/web_service.py" --config "$CONFIG" --model_di
 
 mkdir -p "$RUN"
 LOG=$RUN/service.$PORT.log PIDFILE=$RUN/service.$PORT.pid
+if [[ -f $PIDFILE ]] && { tr '\0' ' ' <"/proc/$(cat "$PIDFILE")/cmdline"; } 2>/dev/null | grep -q "serving_python/web_service"; then
+  die "a service runs on port $PORT already (process $(cat "$PIDFILE")); stop.sh --port $PORT ends it"
+fi
 # In the caller's process group, so that ending that group ends the service too; the hang-up of a terminal does not.
 nohup "${COMMAND[@]}" --log "$LOG" </dev/null >"$RUN/service.$PORT.out" 2>&1 &
 PID=$!

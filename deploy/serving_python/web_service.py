@@ -36,6 +36,7 @@ from deploy.serving_python.wire import METHOD, SERVICE, Code, RefusedError, mess
 WORKER_START = 180.0
 """Seconds until a worker must have loaded its networks."""
 READY = "ppgan-serving-worker-ready"
+ALIVE = "ppgan-serving-worker-alive"
 log = logging.getLogger("ppgan_serving")
 
 
@@ -68,6 +69,7 @@ class WorkerProcess:
             response_deserializer=self._messages.Response.FromString,
         )
         self._late = 0
+        self._unanswered = 0
 
     def start(self) -> None:
         """Starts the worker and the thread that watches it."""
@@ -123,6 +125,8 @@ class WorkerProcess:
             "SERVING_HOME": str(self.folder),
             "SERVING_LOG_PATH": str(self.folder),
             "GLOG_minloglevel": "2",
+            # Threads that wait for each other sleep: the processors are for the Op that works.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             "PPGAN_SERVING_SETTINGS": json.dumps(
                 {"settings": dataclasses.asdict(self.settings), "pipeline": self.conf}
             ),
@@ -141,9 +145,13 @@ class WorkerProcess:
         errors = threading.Thread(target=self._log_errors, args=(self.process.stderr,), daemon=True)
         errors.start()
         for line in iter(self.process.stdout.readline, b""):
-            if line.strip() == READY.encode():
+            if line.strip() == ALIVE.encode():
+                self._unanswered = 0
+            elif line.strip() == READY.encode():
                 timer.cancel()
                 self.ready = self.was_ready = True
+                self._unanswered = 0
+                threading.Thread(target=self._ask_for_life, args=(self.process,), daemon=True).start()
                 log.info(json.dumps({"event": "ready", "pid": self.process.pid, "front": os.getpid()}))
         timer.cancel()
         code = self.process.wait()
@@ -151,6 +159,22 @@ class WorkerProcess:
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             stream.close()
         return code
+
+    def _ask_for_life(self, process: subprocess.Popen) -> None:
+        """A question every second; a worker that leaves many unanswered is frozen, and nobody shall wait for it.
+
+        Questions are counted and not seconds, so that a pause of the whole machine is not taken for the worker's.
+        """
+        while not self._stopping.wait(1) and process.poll() is None:
+            self._unanswered += 1
+            if self._unanswered > self.settings.hang_s:
+                log.error(json.dumps({"event": "worker_hangs", "silent_s": self._unanswered - 1}))
+                process.kill()
+                return
+            try:
+                os.write(process.stdin.fileno(), b"?")
+            except (OSError, ValueError):  # it is ending
+                return
 
     def _log_errors(self, stream: Any) -> None:
         try:
@@ -245,6 +269,7 @@ def _http_server(front: Front, settings: Settings) -> Any:
         "expose_tracebacks": False,
         "clear_untrusted_proxy_headers": False,
         "outbuf_overflow": 1 << 28,
+        "recv_bytes": 65536,
     }
     return Server(front, **options)
 

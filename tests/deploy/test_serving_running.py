@@ -259,6 +259,41 @@ def test_a_killed_worker_comes_back_and_nobody_waits_in_vain(service):
     assert service.post(ASTRONAUT.read_bytes())[0] == 200
 
 
+def test_a_frozen_worker_is_replaced_and_nobody_waits_in_vain(service):
+    worker = service.worker()
+    over_grpc = """
+try:
+    print(call(m.Request(key=["image"], value=["x"]), timeout=200).err_no)
+except grpc.RpcError as error:
+    print(error.code().name)
+"""
+    with ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(service.post, ASTRONAUT.read_bytes()) for _ in range(4)]
+        time.sleep(0.4)
+        os.kill(worker, signal.SIGSTOP)
+        start = time.monotonic()
+        said = pool.submit(rpc, service, over_grpc)
+        assert {future.result()[0] for future in asked} <= {200, 503}
+        assert said.result().strip() in ("UNAVAILABLE", "51")
+        assert time.monotonic() - start < 90  # hang_s and what it takes to start again
+    for _ in range(300):
+        if service.status("/readyz") == 200:
+            break
+        time.sleep(0.2)
+    assert service.worker() != worker
+    assert not alive(worker)
+    assert service.post(ASTRONAUT.read_bytes())[0] == 200
+
+
+def test_a_second_service_on_the_same_port_leaves_the_first_alone(service):
+    words = ["bash", str(SERVICE / "start.sh"), "--port", str(service.port)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "already" in done.stderr
+    assert service.status("/readyz") == 200
+    assert int((ROOT / "build/serving/run" / f"service.{service.port}.pid").read_text()) == service.pid
+
+
 def test_sigterm_lets_accepted_requests_finish_and_leaves_no_process(service):
     other = Running()
     worker = other.worker()
