@@ -169,8 +169,9 @@ def upfirdn2d(
     """
     channels, height, width = x.shape[1], x.shape[2], x.shape[3]
     if up > 1:
-        comb = paddle.zeros([up, up], dtype=x.dtype)
+        comb = np.zeros([up, up])
         comb[0, 0] = 1.0
+        comb = paddle.to_tensor(comb, dtype=x.dtype)
         x = x.reshape([-1, channels, height, 1, width, 1]) * comb.reshape([1, 1, 1, up, 1, up])
         height, width = height * up, width * up
         x = x.reshape([-1, channels, height, width])
@@ -181,7 +182,7 @@ def upfirdn2d(
         height, width = height - crop_before - crop_after, width - crop_before - crop_after
         before, after = max(before, 0), max(after, 0)
     padding = [before, after, before, after]
-    filters = paddle.flip(kernel, [0, 1]).astype(x.dtype).reshape([1, 1, *kernel.shape])
+    filters = _turned(kernel.astype(x.dtype)).reshape([1, 1, *kernel.shape])
     if _gradients_are_recorded():
         folded = F.pad(x.reshape([-1, 1, height, width]), padding)
         out = F.conv2d(folded, filters, stride=down)
@@ -189,6 +190,12 @@ def upfirdn2d(
     if before != after:
         x, padding = F.pad(x, padding), 0
     return F.conv2d(x, filters.tile([channels, 1, 1, 1]), stride=down, padding=padding, groups=channels)
+
+
+def _turned(kernel: paddle.Tensor) -> paddle.Tensor:
+    """The filter with both axes reversed, by products: no engine but Paddle's own reads its `flip`."""
+    rows, columns = (paddle.to_tensor(np.eye(length)[::-1].copy(), dtype=kernel.dtype) for length in kernel.shape)
+    return paddle.matmul(rows, paddle.matmul(kernel, columns))
 
 
 class UpFirDnUpsample(nn.Layer):

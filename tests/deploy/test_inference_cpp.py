@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from ppgan_fr.face.align import FFHQ_512, align, similarity
 from ppgan_fr.face.detect import suppress
 from ppgan_fr.face.paste import face_mask, paste
+from tests.face import golden
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "deploy" / "inference_cpp"
@@ -115,6 +117,15 @@ def test_the_same_boxes_survive(build, tmp_path):
     numbers = np.concatenate([boxes, scores[:, None]], 1).ravel()
     (found,) = answers(build, tmp_path, [("suppress", 40, 0.4, 0.3, *numbers)])
     assert found.astype(int).tolist() == suppress(boxes, scores, 0.4, 0.3)
+
+
+def test_cpp_gives_the_golden_vectors(build, tmp_path):
+    entries = json.loads(golden.FILE.read_text(encoding="utf-8"))
+    found = answers(build, tmp_path, [(entry["function"], *entry["arguments"]) for entry in entries])
+    for entry, value in zip(entries, found, strict=True):
+        difference = np.abs(value[entry["at"]] - entry["expected"])
+        assert difference.max() <= golden.TOLERANCE[entry["function"]], entry["function"]
+        assert entry["function"] != "suppress" or value.size == len(entry["expected"])
 
 
 @pytest.fixture(scope="module")
