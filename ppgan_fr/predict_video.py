@@ -45,7 +45,7 @@ ENCODERS = {
 }
 """What is set for each encoder beside the quality. Without B-frames a frame's two time stamps are one."""
 CRF = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20}
-SEGMENT = 125
+SEGMENT = 50
 """Frames per segment: what a killed run loses at most."""
 MEMORY = 4
 """Restored frames that the next one may be averaged with."""
@@ -155,6 +155,7 @@ class Job:
     detect_every: int = 5
     skip_damaged: bool = False
     segment: int = SEGMENT
+    memory: int = MEMORY
 
     @property
     def parts(self) -> Path:
@@ -473,7 +474,7 @@ def _start(job: Job, restorer: Any, resume: bool) -> int:
         "input": _file_digest(job.source),
         "settings": hashlib.sha256(str(restorer.settings).encode()).hexdigest(),
         "encoder": [job.codec, job.crf, ENCODERS[job.codec], av.__version__],
-        "frames": [job.segment, job.detect_every, job.skip_damaged, WINDOW, MEMORY, SEEN, STILL],
+        "frames": [job.segment, job.detect_every, job.skip_damaged, WINDOW, job.memory, SEEN, STILL],
     }
     record = job.parts / "job.json"
     try:
@@ -512,9 +513,9 @@ def _restore_frames(
     everything is as if the run had never been interrupted.
     """
     first = done * job.segment
-    warm = max(0, first - MEMORY)
+    warm = max(0, first - job.memory)
     lead = max(0, warm - 2 * (WINDOW + GAP)) // job.detect_every * job.detect_every
-    steady, tracks, writer = SteadyFaces(restorer), Tracks(), Segments(job, stream, done)
+    steady, tracks, writer = SteadyFaces(restorer, job.memory), Tracks(), Segments(job, stream, done)
     waiting: deque[tuple[int, Any]] = deque()
     pixels: Pixels | None = None
     before: np.ndarray | None = None

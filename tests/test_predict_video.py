@@ -206,12 +206,8 @@ def test_what_the_network_adds_is_averaged_where_the_picture_stands_still(tmp_pa
         return [np.full(crop.image.shape, 100 + rng.normal(0, 20), np.float32) for crop in crops]
 
     def change(memory, name):
-        original = predict_video.MEMORY
-        predict_video.SteadyFaces.__init__.__defaults__ = (memory,)
-        try:
-            run(source, tmp_path / name, stand_in(restore_faces=nervous), codec="ffv1", crf=None)
-        finally:
-            predict_video.SteadyFaces.__init__.__defaults__ = (original,)
+        options = {"codec": "ffv1", "crf": None, "memory": memory}
+        run(source, tmp_path / name, stand_in(restore_faces=nervous), **options)
         centre = [image[70, 85].astype(float).mean() for _, image in frames(tmp_path / name)]
         return np.abs(np.diff(centre)).mean()
 
