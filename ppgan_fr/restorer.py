@@ -137,7 +137,8 @@ def load_restorer(
         raise WeightsError("identity gate: weights/sface.npz is not there")
     policies = Policies(colour, "off" if recogniser is None else identity, recogniser, automatic)
     settings = [spec.arch, checksums, used, pipeline.model_dump_json(), *([] if guide is None else [guide])]
-    tables = [TABLE, STRENGTH] if policies.identity != "off" or automatic else []
+    watched = policies.identity != "off"
+    tables = [*([STRENGTH] if watched or automatic else []), *([TABLE] if watched else [])]
     settings += [colour, policies.identity, automatic, *map(sha256_of, tables)]
     return Restorer(
         detect_faces=None if aligned else face_detector(pipeline.detector),
