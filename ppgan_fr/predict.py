@@ -112,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--identity",
         choices=IDENTITY,
-        default="off",
+        default="warn",
         help="a restored face that is somebody else: note it (warn) or mix the input back in until it is not (gate)",
     )
     parser.add_argument(
@@ -179,7 +179,7 @@ def ready(args: argparse.Namespace) -> tuple[Any, Options]:
     from ppgan_fr.restorer import load_restorer
 
     guide = Guide(args.guide, args.guide_level, args.guide_mode) if args.guide else None
-    config = load_config(args.config, args.override, without=("recipe", "data", "train", "evaluate"))
+    config = load_config(args.config, args.override, without=("recipe", "data", "train", "evaluate"), deferred=True)
     restorer = load_restorer(
         config,
         (),
@@ -579,7 +579,8 @@ class _Run:
 
     def _write_result(self, job: Job, opened: _Opened, restored: Restored) -> None:
         photo, scale = opened.photo, self.options.scale
-        if not restored.faces and scale == 1 and job.source.suffix.lower() == job.target.suffix.lower():
+        changed = sum(one.left_alone is None for one in restored.faces)
+        if not changed and scale == 1 and job.source.suffix.lower() == job.target.suffix.lower():
             _write(job.target, opened.raw)  # nothing to change: the very same file
             return
         alpha = photo.alpha
@@ -588,8 +589,8 @@ class _Run:
             if alpha.shape != restored.image.shape[:2]:
                 alpha = cv2.resize(alpha, restored.image.shape[1::-1])
         metadata = photo.metadata
-        if self.options.provenance and restored.faces:
-            metadata = mark_as_enhanced(metadata, len(restored.faces), self.options.network)
+        if self.options.provenance and changed:
+            metadata = mark_as_enhanced(metadata, changed, self.options.network)
         job.target.parent.mkdir(parents=True, exist_ok=True)
         write_photo(job.target, replace(photo, pixels=restored.image, alpha=alpha, metadata=metadata))
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,19 @@ def test_the_note_is_in_restored_photos_only_and_can_be_left_out(tmp_path):
     assert (tmp_path / "on/restored/tree.jpg").read_bytes() == (tmp_path / "tree.jpg").read_bytes()
     assert run(tmp_path / "face.jpg", tmp_path / "off") == 0
     assert SOURCE_TYPE.encode() not in (tmp_path / "off/restored/face.jpg").read_bytes()
+
+
+def test_a_photo_whose_faces_are_left_alone_is_copied_bit_by_bit(tmp_path):
+    class Leaving(StandIn):
+        def restore(self, image, options, on_face=None):
+            restored = super().restore(image, options, on_face)
+            faces = tuple(replace(one, image=one.aligned.image, left_alone="sharp") for one in restored.faces)
+            return replace(restored, image=image, faces=faces)
+
+    save(tmp_path / "face.jpg", quality=60)
+    assert run(tmp_path / "face.jpg", tmp_path / "out", Leaving(), Options(provenance=True)) == 0
+    assert (tmp_path / "out/restored/face.jpg").read_bytes() == (tmp_path / "face.jpg").read_bytes()
+    assert lines(tmp_path / "out")[0]["status"] == "ok"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
