@@ -39,7 +39,7 @@ check "$PYTHON" test_tipc/checks.py export --dir "$QUANTISED" --arch "$ARCH"
 succeed
 
 while read -r threads <&3; do
-  name=python_infer_cpu_usemkldnn_$(value 12)_threads_${threads}_precision_int8_batchsize_$(value 14)
+  name=python_infer_cpu_engine_$(value 12)_threads_${threads}_precision_int8_batchsize_$(value 14)
   read -ra words <<<"$INFER"
   mapfile -t options < <(
     for line in 11 12 14 15 16 18 19; do argument "$(key $line)" "$(value $line)"; done
