@@ -168,7 +168,7 @@ def svg(curves: dict[str, list[tuple[int, float]]], title: str) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, nargs="+", required=True, help="results.jsonl of real runs")
@@ -186,7 +186,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    args = arguments(given)
+    args = parse(given)
     measured, faces = seconds_of(args.results)
     photos = np.random.default_rng(args.seed).choice(measured, args.photos)
     calm = Fleet(args.workers, slow_share=args.slow_share, slow_factor=args.slow_factor)
