@@ -177,11 +177,10 @@ def test_a_photo_whose_faces_are_left_alone_is_copied_bit_by_bit(tmp_path):
     assert lines(tmp_path / "out")[0]["status"] == "ok"
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
-@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    ("suffix", "deep"), [(".png", False), (".png", True), (".tif", False), (".tif", True), (".webp", False)]
+)
 def test_outside_the_face_every_pixel_of_a_lossless_photo_stays(tmp_path, suffix, deep):
-    if deep and suffix == ".webp":
-        pytest.skip("WebP has 8 bits")
     from ppgan_fr.face.image_io import Photo, write_photo
 
     kind = np.uint16 if deep else np.uint8
