@@ -5,9 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import pickle
 import random
+import re
+import shutil
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -22,7 +27,7 @@ from deploy.serving_python.front import PREDICTION, Front
 from deploy.serving_python.limits import Limits, check_token
 from deploy.serving_python.restoring import SFACE_112, Stages
 from deploy.serving_python.settings import Settings, SettingsError, load_settings
-from deploy.serving_python.wire import Code, RefusedError, Ticket, look, open_ticket, parse_json
+from deploy.serving_python.wire import METHOD, Code, RefusedError, Ticket, look, open_ticket, parse_json
 from ppgan_fr.face.image_io import decode_photo
 from ppgan_fr.face.spec import ModelSpec, TensorSpec
 from ppgan_fr.face.types import Face
@@ -514,3 +519,41 @@ def test_the_description_of_a_model_is_what_the_cpp_server_reads():
     said = prepare_models.prototxt(spec, (3, 8, 8))
     assert said.count("feed_var {") == 2
     assert 'fetch_var {\n  name: "image"\n  alias_name: "image"\n  is_lod_tensor: false\n  fetch_type: 1' in said
+
+
+def test_what_the_container_copies_is_there_and_is_all_the_service_imports(tmp_path):
+    recipe = (CONFIG.parent / "Dockerfile").read_text()
+    copies = [line.split()[1:] for line in recipe.splitlines() if line.startswith("COPY ") and "--from" not in line]
+    assert len(copies) == 5
+    for *sources, target in copies:
+        if sources == ["build/serving/models"]:  # made by setup.sh
+            continue
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, tmp_path / target)
+            else:
+                into = tmp_path / target
+                into.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, into)
+    code = (
+        "import sys; import deploy.serving_python.restoring, deploy.serving_python.ops, ppgan_fr.inference;"
+        "import deploy.serving_python.web_service, deploy.serving_python.front;"
+        "print([m.__file__ for n, m in sys.modules.items() if n.startswith(('ppgan_fr', 'deploy.'))])"
+    )
+    words = [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"{ROOT}/" not in done.stdout
+
+
+def test_the_load_balancer_allows_what_the_service_allows():
+    text = (CONFIG.parent / "nginx.conf").read_text()
+    settings, _ = load_settings(CONFIG)
+    assert f"client_max_body_size {settings.max_body_mb:g}m;" in text
+    waits = [int(seconds) for seconds in re.findall(r"_read_timeout (\d+)s", text)]
+    assert len(waits) == 3
+    assert min(waits) > settings.timeout_s
+    assert f"server 127.0.0.1:{settings.http_port} " in text
+    assert f"server 127.0.0.1:{settings.rpc_port};" in text
+    assert METHOD.rpartition("/")[0] + "/" in text

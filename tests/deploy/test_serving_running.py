@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import socket
@@ -24,6 +25,8 @@ import cv2
 import numpy as np
 import pytest
 
+from ppgan_fr.face.spec import read_spec
+from ppgan_fr.inference import paddle_run
 from tests.deploy.test_serving import hostile
 
 pytestmark = pytest.mark.slow
@@ -419,6 +422,39 @@ def test_the_restored_pixels_are_the_pipelines_whatever_the_format(service):
     )
     assert values(answer)["format"] == "png"
     assert np.abs(lossless.astype(int) - lossy).mean() < 4
+
+
+STAND_IN = """#!/bin/sh
+echo "$@" > command
+"""
+
+
+def test_the_command_for_the_cpp_server_finds_the_exported_network(service, tmp_path):
+    binary = tmp_path / "serving"
+    binary.write_text(STAND_IN)
+    binary.chmod(0o755)
+    models = ROOT / "build" / "serving" / "models"
+    shutil.copytree(models, tmp_path / "models")
+    words = re.search(r"-m (paddle_serving_server\.serve .*)", (SERVICE / "README.md").read_text())[1].split()
+    words[words.index("--model") + 1] = "models"
+    environment = {**os.environ, "SERVING_BIN": str(binary)}
+    command = [str(VENV / "bin" / "python"), "-m", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (tmp_path / "command").is_file(), done.stdout + done.stderr
+    folder = tmp_path / "workdir_9393" / "GeneralInferOp_0"
+    assert 'model_dir: "models"' in (folder / "model_toolkit.prototxt").read_text()
+    said = (folder / "general_model.prototxt").read_text()
+    # Names, kinds and shapes are those of the network itself.
+    run_network = paddle_run(models)
+    spec = read_spec(models)
+    arrays = {one.name: np.zeros((1, *one.shape[1:]), np.float32) for one in spec.inputs}
+    shapes = [(name, value.shape[1:]) for name, value in arrays.items()]
+    shapes.append((spec.outputs[0], run_network(arrays)[0].shape[1:]))
+    read = [
+        (name, tuple(map(int, re.findall(r"shape: (\d+)", rest))))
+        for name, rest in re.findall(r'_var \{\s+name: "(\w+)"(.*?)\}', said, re.DOTALL)
+    ]
+    assert read == shapes
 
 
 SLOW_CLIENT = """
