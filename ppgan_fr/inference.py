@@ -25,8 +25,7 @@ from ppgan_fr.face.types import Run
 
 ENGINES = ("openvino", "onednn", "paddle")
 """Fastest first: the OpenVINO engine inside Paddle Inference, oneDNN, and Paddle's own kernels."""
-PRECISIONS = ("fp32", "bf16", "int8")
-"""`int8` is for folders that `deploy/ptq_python` wrote."""
+PRECISIONS = ("fp32", "bf16")
 _CORE = "paddle.base.libpaddle"
 
 
@@ -119,10 +118,6 @@ def choose_engine(spec: ModelSpec, engine: str | None, precision: str, use_gpu: 
     if use_gpu:
         return "paddle"
     pairs = offered(spec.model_file)
-    if precision == "int8":
-        return _int8_engine(spec, engine, pairs)
-    if spec.engines and all(name.endswith("/int8") for name in spec.engines):
-        raise EngineError(f"precision {precision}: this network was quantised to 8 bits; pass int8")
     if engine is None:
         candidates = [name for name, kind in pairs if kind == precision]
         recorded = [name for name in candidates if f"{name}/{precision}" in spec.engines]
@@ -144,16 +139,6 @@ def choose_engine(spec: ModelSpec, engine: str | None, precision: str, use_gpu: 
     raise EngineError(f"engine {engine}: this build of Paddle does not have it")
 
 
-def _int8_engine(spec: ModelSpec, engine: str | None, pairs: list[tuple[str, str]]) -> str:
-    if "openvino/int8" not in spec.engines:
-        raise EngineError("precision int8: this network was not quantised; see deploy/ptq_python")
-    if engine not in (None, "openvino"):
-        raise EngineError(f"engine {engine} has no int8; openvino has")
-    if ("openvino", "fp32") not in pairs:
-        raise EngineError("engine openvino: this build of Paddle does not have it")
-    return "openvino"
-
-
 def paddle_run(
     directory: str | Path,
     *,
@@ -169,7 +154,7 @@ def paddle_run(
     Args:
         directory: an export folder with `inference.yml`.
         engine: of `ENGINES`; None: the fastest of the export.
-        precision: "fp32", "bf16" on processors that have it, or "int8" for a quantised network.
+        precision: "fp32", or "bf16" on processors that have it.
         cpu_threads: None: every processor this process may use.
         use_gpu: run on a GPU; needs a build of Paddle with CUDA.
         use_tensorrt: also compile for TensorRT; needs a build that has it.
@@ -230,8 +215,7 @@ def _set_cpu_engine(config: Any, module: Any, engine: str, precision: str, threa
         config.disable_mkldnn()
     if engine == "openvino":
         kind = module.AnalysisConfig.Precision
-        rest = "bf16" if precision == "int8" and has_bf16() else precision  # of what was not quantised
-        config.enable_openvino_engine(kind.Bfloat16 if rest == "bf16" else kind.Float32)
+        config.enable_openvino_engine(kind.Bfloat16 if precision == "bf16" else kind.Float32)
 
 
 def _enable_tensorrt(config: Any, module: Any, precision: str) -> None:
