@@ -84,6 +84,12 @@ class Running:
         connection.request("GET", path)
         return connection.getresponse().status
 
+    def wait_until_ready(self, seconds: float = 180) -> None:
+        end = time.monotonic() + seconds
+        while self.status("/readyz") != 200:
+            assert time.monotonic() < end, "the worker did not come back"
+            time.sleep(0.2)
+
     def stop(self) -> None:
         run("bash", SERVICE / "stop.sh", "--port", str(self.port))
 
@@ -254,10 +260,7 @@ def test_a_killed_worker_comes_back_and_nobody_waits_in_vain(service):
         start = time.monotonic()
         assert {future.result()[0] for future in asked} <= {200, 503}
         assert time.monotonic() - start < 60
-    for _ in range(300):
-        if service.status("/readyz") == 200:
-            break
-        time.sleep(0.2)
+    service.wait_until_ready()
     assert service.worker() != worker
     assert service.post(ASTRONAUT.read_bytes())[0] == 200
 
@@ -279,10 +282,7 @@ except grpc.RpcError as error:
         assert {future.result()[0] for future in asked} <= {200, 503}
         assert said.result().strip() in ("UNAVAILABLE", "51")
         assert time.monotonic() - start < 90  # hang_s and what it takes to start again
-    for _ in range(300):
-        if service.status("/readyz") == 200:
-            break
-        time.sleep(0.2)
+    service.wait_until_ready()
     assert service.worker() != worker
     assert not alive(worker)
     assert service.post(ASTRONAUT.read_bytes())[0] == 200
