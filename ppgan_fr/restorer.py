@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ppgan_fr.config import CHECKOUT, Config, ConfigError, find_file, load_config, make_config
+from ppgan_fr.config import CHECKOUT, Config, ConfigError, find_file, load_config, make_config, resolved
 from ppgan_fr.export import cached_export, load_network, sha256_of, spec_of
 from ppgan_fr.face.align import Template, named_template
 from ppgan_fr.face.detect import detector
@@ -107,6 +107,8 @@ def load_restorer(
     if not isinstance(config, Config):
         config = load_config(config, overrides, without=("recipe", "data", "train", "evaluate"), deferred=True)
     pipeline = config.pipeline
+    if pipeline.shape is not None:
+        pipeline = pipeline.model_copy(update={"shape": resolved(pipeline.shape)})
     path = weights or config.weights
     if path is None:
         raise ConfigError("weights: none given; pass --weights FILE or set it in the configuration")
