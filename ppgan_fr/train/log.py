@@ -9,15 +9,18 @@ around Paddle's reproduction repositories read (`loss: <number>,` stands exactly
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 
 LOGGER = logging.getLogger("ppgan_fr")
 
@@ -104,6 +107,7 @@ class Journal:
 
     def __init__(self, output_dir: Path, visualdl: bool) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
+        self.folder = output_dir
         self.file = (output_dir / "log.jsonl").open("a", encoding="utf-8")
         self.writer = _visualdl_writer(output_dir / "vdl") if visualdl else None
 
@@ -127,15 +131,34 @@ class Journal:
         if self.writer is None:
             return
         try:
-            self.writer.add_graph(model=model, input_spec=input_spec, verbose=False)
+            drawn = _graph(copy.deepcopy(model), input_spec)
         except Exception as error:  # noqa: BLE001 - depends on what the tracer supports
             LOGGER.warning("VisualDL: the graph cannot be drawn (%s)", str(error).strip().splitlines()[-1:])
+            return
+        (self.folder / "vdl" / f"vdlgraph.{int(time.time()):010d}.log").write_text(drawn, encoding="utf-8")
 
     def close(self) -> None:
         """Ends the record."""
         self.file.close()
         if self.writer is not None:
             self.writer.close()
+
+
+def _graph(model: Any, input_spec: list) -> str:
+    """What `LogWriter.add_graph` would write, if it knew Paddle 3: it looks for a program of the older form, and its
+    JSON stops at constants. The network is changed on the way.
+    """
+    from visualdl.component.graph.graph_component import analyse_model
+    from visualdl.component.graph.utils import create_opname_scope
+
+    model.eval()
+    model._full_name = f"{type(model).__name__}[model]"  # noqa: SLF001 - the root of VisualDL's names
+    create_opname_scope(model)
+    with tempfile.TemporaryDirectory() as folder, paddle.pir_utils.OldIrGuard():
+        traced = paddle.jit.to_static(model, input_spec, full_graph=True)
+        paddle.jit.save(traced, f"{folder}/graph")
+        program = Path(folder, "graph.pdmodel").read_bytes()
+    return json.dumps(analyse_model(program), default=str)
 
 
 def _visualdl_writer(folder: Path) -> Any:

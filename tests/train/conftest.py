@@ -70,6 +70,7 @@ def toy_recipe(generator=None, *, lr=1e-2, noise=False, kind="adam"):
         sample=sample,
         schedule=Schedule(milestones=(3,), factor=0.5),
         ema=0.9,
+        pictures=lambda s: {"output": s.fake.detach()},
     )
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 
+import cv2
 import numpy as np
 import pytest
 
@@ -148,11 +149,20 @@ def test_training_on_the_compiled_generator_gives_the_same_losses(toy_config):
 
 
 def test_visualdl_gets_scalars_pictures_and_the_graph(toy_config):
-    pytest.importorskip("visualdl")
+    pytest.importorskip("visualdl", reason="VisualDL is not tested: pip install -r requirements-visualdl.txt")
     from visualdl import LogReader
 
     config = toy_config("shown", total_steps=2, visualdl=True)
     loop.train(config)
-    (record,) = (loop.Path(config.output_dir) / "vdl").glob("vdlrecords*")
-    tags = LogReader(file_path=str(record)).get_tags()
-    assert "g/pixel" in tags["scalar"]
+    folder = loop.Path(config.output_dir)
+    (record,) = (folder / "vdl").glob("vdlrecords*")
+    reader = LogReader(file_path=str(record))
+    shown = [item.value for item in reader.get_data("scalar", "g/pixel")]
+    logged = [json.loads(line)["g/pixel"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert shown == pytest.approx(logged)
+    picture = reader.get_data("image", "output")[0].image.encoded_image_string
+    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (16, 4 * 16, 3)
+    (graph,) = (folder / "vdl").glob("vdlgraph*")
+    kinds = [node["type"] for node in json.loads(graph.read_text())["nodes"]]
+    assert kinds.count("conv2d") == 2
