@@ -70,18 +70,22 @@ def training(args: argparse.Namespace) -> None:
     arch = yaml.safe_load(config.read_text(encoding="utf-8"))["generator"]["arch"] if config.is_file() else None
     if arch != args.arch:
         raise CheckError(f"{config}: the network that was trained is {arch}, not {args.arch}")
-    earlier = sorted(args.dir.glob(f"step_*/{checkpoint.name}"))
+    # averaged weights move by rounding alone when nothing is trained: those that the optimizer moves have to change
+    moved = checkpoint.with_name("generator.pdparams")
+    moved = moved if moved.is_file() else checkpoint
+    earlier = sorted(args.dir.glob(f"step_*/{moved.name}"))
     if not earlier or earlier[0].parent.name == f"step_{int(last[0]):08d}":
-        raise CheckError(f"{args.dir}: no earlier checkpoint step_*/{checkpoint.name} to compare the weights with")
-    before, after = _trained(weights.load(earlier[0])), _trained(weights.load(checkpoint))
+        raise CheckError(f"{args.dir}: no earlier checkpoint step_*/{moved.name} to compare the weights with")
+    before, after = _trained(weights.load(earlier[0])), _trained(weights.load(moved))
     if sorted(before) != sorted(after):
-        raise CheckError(f"{checkpoint}: has other names than {earlier[0]}")
+        raise CheckError(f"{moved}: has other names than {earlier[0]}")
     broken = [name for name, value in after.items() if not np.isfinite(value).all()]
+    broken += [name for name, value in _trained(weights.load(checkpoint)).items() if not np.isfinite(value).all()]
     if broken:
-        raise CheckError(f"{checkpoint}: {broken[0]} is not finite")
+        raise CheckError(f"{moved}: {broken[0]} is not finite")
     changed = [name for name in after if not np.array_equal(before[name], after[name])]
     if not changed:
-        raise CheckError(f"{checkpoint}: the weights did not change since {earlier[0]}")
+        raise CheckError(f"{moved}: the weights did not change since {earlier[0]}")
     print(f"checked: {len(losses)} finite losses, {len(changed)} of {len(after)} arrays of weights changed")
 
 

@@ -203,8 +203,8 @@ infer() { # infer MODEL_DIR IMAGES LOG_PREFIX: the whole grid, then all of it ag
   done < <(grid_precisions)
 }
 
-keep_reference() { # keep_reference LOG_PREFIX: the numbers of Paddle's plain kernels become the reference file
-  local logs=("$1"python_infer_cpu_usemkldnn_{False,paddle}_threads_1_precision_fp32_batchsize_1.log) log
+keep_reference() { # keep_reference LOG_PREFIX: the numbers of Paddle's plain kernels, if in the grid, become the reference file
+  local logs=("$1"python_infer_cpu_usemkldnn_{False,paddle}_threads_1_precision_fp32_batchsize_1.log "$1"python_infer_cpu_*_fp32_*.log) log
   for log in "${logs[@]}"; do
     [[ -f $log ]] || continue
     mkdir -p "$(dirname "$KEPT")"
@@ -214,7 +214,7 @@ keep_reference() { # keep_reference LOG_PREFIX: the numbers of Paddle's plain ke
     } >"$KEPT"
     return
   done
-  die "TIPC_KEEP: the grid has no plain kernels in fp32 with one thread and batch 1"
+  die "TIPC_KEEP: the grid has no fp32 on a CPU"
 }
 
 # --- the chain ---------------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def failure(outcome: Outcome) -> str:
         ("data.root=test_tipc/data/lite/train", "data.root=no/such/folder", "no/such/folder"),
         ("train.total_steps:", "train.totl_steps:", "train.totl_steps"),
         ("train.progress=false", "recipe.optim_g.lr=1e30", " became "),  # "g/pixel became nan", or a weight
-        ("train.progress=false", "recipe.optim_g.lr=0", "the weights did not change"),
+        ("train.progress=false", "recipe.optim_g.lr=1e-60", "the weights did not change"),  # zero in float32
         ("##\n", "\n", "line 5 is blank"),
     ],
     ids=["a command that fails", "a missing file", "a wrong key", "a NaN loss", "unchanged weights", "a blank line"],
