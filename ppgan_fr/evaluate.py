@@ -31,7 +31,8 @@ from ppgan_fr.config import Config, ConfigError, Detector, Evaluate, build, dump
 from ppgan_fr.data import degrade
 from ppgan_fr.data.datasets import decode, degradation, fit, store, to_network
 from ppgan_fr.data.loader import DataError
-from ppgan_fr.face.align import FFHQ_512, Template, align, already_aligned, named_template
+from ppgan_fr.face.align import FFHQ_512, align, already_aligned, named_template
+from ppgan_fr.face.identity import SFACE_112
 from ppgan_fr.face.restore import image_restorer
 from ppgan_fr.weights import WeightsError, load_into
 
@@ -337,15 +338,13 @@ def _embedder(section: Evaluate, size: int) -> tuple[str, Callable[[Picture], np
 
         network = _network(section, "arcface")
         return "arcface", lambda picture: _run(network, picture, gray_resize)
-    from ppgan_fr.archs.sface import TEMPLATE_112
     from ppgan_fr.restorer import shipped
 
     run_sface = shipped("sface", section.weights.get("sface"))
-    template = Template("sface_112", tuple(map(tuple, TEMPLATE_112)), 112, solver="umeyama", border=(0, 0, 0))
     landmarks = FFHQ_512.array() * (size / 512)
 
     def embed(picture: Picture) -> np.ndarray:
-        crop = align(picture, landmarks, template).image[..., ::-1].transpose(2, 0, 1)
+        crop = align(picture, landmarks, SFACE_112).image[..., ::-1].transpose(2, 0, 1)
         return run_sface({"image": crop[None].astype(np.float32)})[0]
 
     return "sface", embed
