@@ -8,6 +8,7 @@ import pytest
 
 from ppgan_fr import losses
 from ppgan_fr.archs import (
+    _stylegan2,
     component_discriminator,
     gfpgan,
     patch_discriminator,
@@ -92,3 +93,23 @@ def test_the_squared_input_gradient_of_every_gfpgan(variant):
     x = paddle.randn([1, 3, 16, 16], dtype="float64")
     x.stop_gradient = False
     check_against_finite_differences(network, lambda: losses.r1_penalty(network(x)[0], x))
+
+
+@pytest.mark.parametrize("limit", [0, 64], ids=["slices", "matrices"])
+def test_doubling_has_a_second_derivative_in_both_of_its_ways(limit, monkeypatch):
+    monkeypatch.setattr(_stylegan2, "MATRIX_LIMIT", limit)
+    x = paddle.randn([1, 2, 3, 5], dtype="float64")
+    with paddle.no_grad():
+        plain = _stylegan2.upsample2x(x)
+    x.stop_gradient = False
+    doubled = _stylegan2.upsample2x(x)
+    np.testing.assert_allclose(doubled.numpy(), plain.numpy(), rtol=0, atol=1e-14)
+    (slope,) = paddle.grad((doubled**3).sum(), x, create_graph=True)
+    (curvature,) = paddle.grad(slope.sum(), x)
+    ones, step = paddle.ones_like(x), 1e-6
+    ends = []
+    for sign in (1, -1):
+        moved = (x + sign * step * ones).detach()
+        moved.stop_gradient = False
+        ends.append(paddle.grad((_stylegan2.upsample2x(moved) ** 3).sum(), moved)[0].numpy())
+    np.testing.assert_allclose(curvature.numpy(), (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-7)
