@@ -134,7 +134,7 @@ def staged(
                 return
         _put(done_reading, (None, None, -1, None), ended)
 
-    waiting: deque[tuple[Any, int, Future]] = deque()
+    waiting: deque[tuple[Any, Future]] = deque()
     reader = threading.Thread(target=read_all, name="read", daemon=True)
     reader.start()
     with ThreadPoolExecutor(writers, "write") as pool:
@@ -149,23 +149,24 @@ def staged(
                     worked = work(item, answer)
                 except StoppedError:
                     break
-                waiting.append((item, size, pool.submit(write, item, worked)))
+                future = pool.submit(write, item, worked)
+                # Not when it is yielded: this thread may be waiting for a reader that waits for this very room.
+                future.add_done_callback(lambda _, size=size: room.give(size))
+                waiting.append((item, future))
                 del answer, worked
-                while waiting and (waiting[0][2].done() or len(waiting) > ahead):
-                    yield _first(waiting, room)
+                while waiting and (waiting[0][1].done() or len(waiting) > ahead):
+                    yield _first(waiting)
             while waiting:
-                yield _first(waiting, room)
+                yield _first(waiting)
         finally:
             ended.set()
             pool.shutdown(wait=True, cancel_futures=True)
     reader.join(1.0)
 
 
-def _first(waiting: deque[tuple[Any, int, Future]], room: Budget) -> tuple[Any, Any]:
-    item, size, future = waiting.popleft()
-    answer = future.result()
-    room.give(size)
-    return item, answer
+def _first(waiting: deque[tuple[Any, Future]]) -> tuple[Any, Any]:
+    item, future = waiting.popleft()
+    return item, future.result()
 
 
 def _put(channel: queue.Queue, value: tuple, ended: threading.Event) -> bool:
