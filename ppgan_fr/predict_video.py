@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ppgan_fr.export import sha256_of
 from ppgan_fr.face.image_io import write_file
 from ppgan_fr.face.tracks import GAP, WINDOW, TrackedFace, Tracks, is_cut, look_near, thumbnail
 from ppgan_fr.face.types import AlignedFace, Restore
@@ -471,7 +472,7 @@ def _start(job: Job, restorer: Any, resume: bool) -> int:
     import av
 
     facts = {
-        "input": _file_digest(job.source),
+        "input": sha256_of(job.source),
         "settings": hashlib.sha256(str(restorer.settings).encode()).hexdigest(),
         "encoder": [job.codec, job.crf, ENCODERS[job.codec], av.__version__],
         "frames": [job.segment, job.detect_every, job.skip_damaged, WINDOW, job.memory, SEEN, STILL],
@@ -494,14 +495,6 @@ def _start(job: Job, restorer: Any, resume: bool) -> int:
         if int(path.name[:6]) >= done:
             path.unlink()  # a last, short segment: it is made again
     return done
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _restore_frames(

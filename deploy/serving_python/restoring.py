@@ -15,23 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from deploy.serving_python.wire import FORMATS, Code, RefusedError, Ticket
-from ppgan_fr.face.align import AlignError, Template, align, named_template
+from ppgan_fr.face.align import AlignError, align, named_template
 from ppgan_fr.face.detect import detector
+from ppgan_fr.face.identity import SFACE_112
 from ppgan_fr.face.image_io import ImageError, decode_photo, encode_photo
 from ppgan_fr.face.pipeline import restore_image
 from ppgan_fr.face.restore import FIDELITY, to_pixels, to_tensor
 from ppgan_fr.face.spec import ModelSpec
 from ppgan_fr.face.types import AlignedFace, Detect, RestoredFace, Run
 from ppgan_fr.face.xmp import mark_as_enhanced
-
-SFACE_112 = Template(
-    "sface_112",
-    ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)),
-    112,
-    solver="umeyama",
-    border=(0, 0, 0),
-)
-"""Where SFace wants eyes, nose tip and mouth corners."""
 
 
 class Stages:

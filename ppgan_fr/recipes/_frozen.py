@@ -6,7 +6,7 @@ from typing import Any
 
 from paddle import nn
 
-from ppgan_fr import weights
+from ppgan_fr import losses, weights
 from ppgan_fr.config import build, find_file
 
 RANDOM = "random"
@@ -42,3 +42,30 @@ def frozen(section: Any, path: str | None, key: str, hint: str) -> nn.Layer:
         parameter.stop_gradient = True
     network.eval()
     return network
+
+
+def perceptual_judge(config: Any) -> losses.Perceptual | None:
+    """VGG19 of a recipe with `vgg`, `vgg_weights` and `vgg_layers`, or None when its losses weigh nothing.
+
+    Raises:
+        RecipeError, WeightsError: see `frozen`.
+    """
+    if not (config.loss_weights.perceptual or getattr(config.loss_weights, "style", 0)):
+        return None
+    hint = (
+        "convert torchvision's vgg19-dcbb9e9d.pth with tools/convert_weights.py --arch vgg19, or set its weights to 0"
+    )
+    network = frozen(config.vgg, config.vgg_weights, "recipe.vgg_weights", hint)
+    return losses.Perceptual(network, config.vgg_layers)
+
+
+def identity_judge(config: Any) -> losses.Identity | None:
+    """ArcFace of a recipe with `identity` and `identity_weights`, or None when it has none or it weighs nothing.
+
+    Raises:
+        RecipeError, WeightsError: see `frozen`.
+    """
+    if config.identity is None or not config.loss_weights.identity:
+        return None
+    hint = "convert arcface_resnet18.pth with tools/convert_weights.py --arch arcface, or set recipe.identity=null"
+    return losses.Identity(frozen(config.identity, config.identity_weights, "recipe.identity_weights", hint))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import paddle
 from paddle import Tensor, nn
@@ -29,7 +29,8 @@ from ppgan_fr import losses
 from ppgan_fr.archs import vgg19
 from ppgan_fr.config import Arch, Frozen
 from ppgan_fr.config import build as build_network
-from ppgan_fr.recipes._frozen import frozen
+from ppgan_fr.recipes._adversary import discriminator_phase
+from ppgan_fr.recipes._frozen import identity_judge, perceptual_judge
 from ppgan_fr.train.recipe import Batch, Optim, Phase, Recipe, Schedule, Terms
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
     w = config.loss_weights
     discriminator = build_network(config.discriminator)
     judges = _component_discriminators(config)
-    perceptual, identity = _perceptual(config), _identity(config)
+    perceptual, identity = perceptual_judge(config), identity_judge(config)
 
     def sample(batch: Batch, step: int) -> Sample:
         image, out_rgbs = generator(batch["lq"], randomize_noise=config.randomize_noise)
@@ -180,19 +181,6 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
             terms["component_style"] = w.component_style * sum(styles[1:], styles[0])
         return terms
 
-    def discriminator_terms(s: Sample) -> Terms:
-        fake, real = discriminator(s.image.detach()), discriminator(s.gt)
-        return {
-            "gan": losses.softplus_real(real) + losses.softplus_fake(fake),
-            "real_score": real.detach().mean(),
-            "fake_score": fake.detach().mean(),
-        }
-
-    def r1(s: Sample) -> Terms:
-        real = s.gt.detach()
-        real.stop_gradient = False
-        return {"r1": w.r1 / 2 * losses.r1_penalty(discriminator(real), real)}
-
     def judge_terms(part: str, judge: nn.Layer) -> Callable[[Sample], Terms]:
         def terms(s: Sample) -> Terms:
             fake, real = s.crops[part]
@@ -209,13 +197,8 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
         | {f"discriminator_{part}": judge for part, judge in judges.items()},
         phases=[
             Phase(name="g", network=generator, losses=generator_terms, optim=config.optim_g),
-            Phase(
-                name="d",
-                network=discriminator,
-                losses=discriminator_terms,
-                lazy_losses=r1 if w.r1 else None,
-                lazy_every=config.r1_every,
-                optim=lazy_optim(config.optim_d, config.r1_every),
+            discriminator_phase(
+                discriminator, lambda s: (s.image, s.gt), config.optim_d, r1=w.r1, every=config.r1_every
             ),
             *parts,
         ],
@@ -245,31 +228,8 @@ def crop(image: Tensor, target: Tensor, boxes: Tensor) -> dict[str, tuple[Tensor
     return crops
 
 
-def lazy_optim(optim: Optim, every: int) -> Optim:
-    """The optimizer of a phase with a lazy term: betas ** (every / (every + 1)); the learning rate stays."""
-    beta1, beta2 = (beta ** (every / (every + 1)) for beta in optim.betas)
-    return optim.model_copy(update={"betas": (beta1, beta2)})
-
-
 def _component_discriminators(config: Config) -> dict[str, nn.Layer]:
     w = config.loss_weights
     if config.component_discriminator is None or not (w.component_gan or w.component_style):
         return {}
     return {part: build_network(config.component_discriminator) for part in PARTS}
-
-
-def _perceptual(config: Config) -> losses.Perceptual | None:
-    if not (config.loss_weights.perceptual or config.loss_weights.style):
-        return None
-    hint = (
-        "convert torchvision's vgg19-dcbb9e9d.pth with tools/convert_weights.py --arch vgg19, or set its weights to 0"
-    )
-    network = frozen(config.vgg, config.vgg_weights, "recipe.vgg_weights", hint)
-    return losses.Perceptual(network, config.vgg_layers)
-
-
-def _identity(config: Config) -> Any:
-    if config.identity is None or not config.loss_weights.identity:
-        return None
-    hint = "convert arcface_resnet18.pth with tools/convert_weights.py --arch arcface, or set recipe.identity=null"
-    return losses.Identity(frozen(config.identity, config.identity_weights, "recipe.identity_weights", hint))

@@ -34,8 +34,8 @@ from ppgan_fr import losses, weights
 from ppgan_fr.archs import vgg19
 from ppgan_fr.config import Arch, Frozen, find_file
 from ppgan_fr.config import build as build_network
-from ppgan_fr.recipes._frozen import RecipeError, frozen
-from ppgan_fr.recipes.gfpgan import lazy_optim
+from ppgan_fr.recipes._adversary import discriminator_phase
+from ppgan_fr.recipes._frozen import RecipeError, identity_judge, perceptual_judge
 from ppgan_fr.render import Rendering, shape_guide, split_coefficients
 from ppgan_fr.train.recipe import Batch, Optim, Phase, Recipe, Schedule, Terms
 
@@ -140,7 +140,7 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
     guide = shape_guide(find_file(config.face_model), config.template, size) if config.use_shape else None
     shape = _shape_network(config)
     discriminator = build_network(config.discriminator) if w.gan else None
-    perceptual, identity = _perceptual(config), _identity(config)
+    perceptual, identity = perceptual_judge(config), identity_judge(config)
     learns = any((w.pixel, w.gan, perceptual, identity))
 
     def sample(batch: Batch, _step: int) -> Sample:
@@ -184,19 +184,6 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
             terms["gan"] = w.gan * losses.softplus_real(discriminator(s.image))
         return terms
 
-    def discriminator_terms(s: Sample) -> Terms:
-        fake, real = discriminator(s.image.detach()), discriminator(s.gt)
-        return {
-            "gan": losses.softplus_real(real) + losses.softplus_fake(fake),
-            "real_score": real.detach().mean(),
-            "fake_score": fake.detach().mean(),
-        }
-
-    def r1(s: Sample) -> Terms:
-        real = s.gt.detach()
-        real.stop_gradient = False
-        return {"r1": w.r1 / 2 * losses.r1_penalty(discriminator(real), real)}
-
     networks, phases = {"generator": generator}, []
     if shape is not None and config.train_shape:
         networks["shape"] = shape
@@ -206,13 +193,8 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
     if discriminator is not None:
         networks["discriminator"] = discriminator
         phases.append(
-            Phase(
-                name="d",
-                network=discriminator,
-                losses=discriminator_terms,
-                lazy_losses=r1 if w.r1 else None,
-                lazy_every=config.r1_every,
-                optim=lazy_optim(config.optim_d, config.r1_every),
+            discriminator_phase(
+                discriminator, lambda s: (s.image, s.gt), config.optim_d, r1=w.r1, every=config.r1_every
             )
         )
     if not phases:
@@ -255,17 +237,3 @@ def _shape_network(config: Config) -> nn.Layer | None:
             parameter.stop_gradient = True
         network.eval()
     return network
-
-
-def _perceptual(config: Config) -> losses.Perceptual | None:
-    if not config.loss_weights.perceptual:
-        return None
-    hint = "convert torchvision's vgg19 with tools/convert_weights.py --arch vgg19, or set loss_weights.perceptual=0"
-    return losses.Perceptual(frozen(config.vgg, config.vgg_weights, "recipe.vgg_weights", hint), config.vgg_layers)
-
-
-def _identity(config: Config) -> losses.Identity | None:
-    if config.identity is None or not config.loss_weights.identity:
-        return None
-    hint = "convert arcface_resnet18.pth with tools/convert_weights.py --arch arcface, or set recipe.identity=null"
-    return losses.Identity(frozen(config.identity, config.identity_weights, "recipe.identity_weights", hint))

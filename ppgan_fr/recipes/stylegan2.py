@@ -22,6 +22,7 @@ from pydantic import Field
 from ppgan_fr import losses
 from ppgan_fr.config import Arch, Frozen
 from ppgan_fr.config import build as build_network
+from ppgan_fr.recipes._adversary import discriminator_phase, lazy_optim
 from ppgan_fr.train.recipe import Batch, Optim, Phase, Recipe, Schedule, Terms
 
 if TYPE_CHECKING:
@@ -104,20 +105,9 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
             inject = int(s.rng.integers(1, generator.num_latent))
         return generator(codes, inject_index=inject, randomize_noise=config.randomize_noise, return_latents=latents)
 
-    def discriminator_terms(s: Sample) -> Terms:
+    def fake_and_real(s: Sample) -> tuple[Tensor, Tensor]:
         with paddle.no_grad():
-            image, _ = fakes(s, s.gt.shape[0])
-        fake, real = discriminator(image), discriminator(s.gt)
-        return {
-            "gan": losses.softplus_real(real) + losses.softplus_fake(fake),
-            "real_score": real.detach().mean(),
-            "fake_score": fake.detach().mean(),
-        }
-
-    def r1(s: Sample) -> Terms:
-        real = s.gt.detach()
-        real.stop_gradient = False
-        return {"r1": w.r1 / 2 * losses.r1_penalty(discriminator(real), real)}
+            return fakes(s, s.gt.shape[0])[0], s.gt
 
     def generator_terms(s: Sample) -> Terms:
         image, _ = fakes(s, s.gt.shape[0])
@@ -132,13 +122,13 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
     return Recipe(
         networks={"generator": generator, "discriminator": discriminator, "mean_length": mean_length},
         phases=[
-            Phase(
-                name="d",
-                network=discriminator,
-                losses=discriminator_terms,
-                lazy_losses=r1 if w.r1 else None,
-                lazy_every=config.r1_every,
-                optim=lazy_optim(config.optim_d, config.r1_every, config.scale_lr and w.r1 > 0),
+            discriminator_phase(
+                discriminator,
+                fake_and_real,
+                config.optim_d,
+                r1=w.r1,
+                every=config.r1_every,
+                scale_lr=config.scale_lr and w.r1 > 0,
             ),
             Phase(
                 name="g",
@@ -160,10 +150,3 @@ def build(config: Config, generator: nn.Layer) -> Recipe:
 def sample(batch: Batch) -> Sample:
     """The pictures, with mixing points drawn from Paddle's generator so that they, too, follow the step."""
     return Sample(batch["gt"], np.random.default_rng(int(paddle.randint(0, 2**31 - 1, [1]).item())))
-
-
-def lazy_optim(optim: Optim, every: int, scale_lr: bool) -> Optim:
-    """The optimizer of a phase with a lazy term (paper, appendix B): lr * c, betas ** c, c = every / (every + 1)."""
-    part = every / (every + 1)
-    beta1, beta2 = (beta**part for beta in optim.betas)
-    return optim.model_copy(update={"betas": (beta1, beta2), "lr": optim.lr * part if scale_lr else optim.lr})

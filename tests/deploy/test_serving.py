@@ -25,9 +25,10 @@ import pytest
 from deploy.serving_python import prepare_models
 from deploy.serving_python.front import PREDICTION, Front
 from deploy.serving_python.limits import Limits, check_token
-from deploy.serving_python.restoring import SFACE_112, Stages
+from deploy.serving_python.restoring import Stages
 from deploy.serving_python.settings import Settings, SettingsError, load_settings
 from deploy.serving_python.wire import METHOD, Code, RefusedError, Ticket, look, open_ticket, parse_json
+from ppgan_fr.face.identity import SFACE_112
 from ppgan_fr.face.image_io import decode_photo
 from ppgan_fr.face.spec import ModelSpec, TensorSpec
 from ppgan_fr.face.types import Face

@@ -6,7 +6,6 @@ import pytest
 
 from ppgan_fr.archs import stylegan2_generator
 from ppgan_fr.recipes import stylegan2
-from ppgan_fr.train.recipe import Optim
 from ppgan_fr.train.step import Stepper
 
 SIZE = 16
@@ -45,15 +44,3 @@ def test_the_mean_path_length_moves_by_a_hundredth_and_is_kept():
 def test_a_step_is_drawn_again_from_its_number():
     first, second = (stepper().step([batch()], 2) for _ in range(2))
     assert {name: value.item() for name, value in first.items()} == {name: v.item() for name, v in second.items()}
-
-
-def test_betas_are_scaled_and_rates_only_on_request():
-    optim = Optim(lr=1.0, betas=(0.0, 0.99))
-    assert stylegan2.lazy_optim(optim, 4, scale_lr=False).lr == 1.0
-    assert stylegan2.lazy_optim(optim, 4, scale_lr=True).lr == 0.8
-    assert stylegan2.lazy_optim(optim, 4, scale_lr=True).betas == (0.0, 0.99**0.8)
-
-
-def test_a_generator_without_regularisers_has_plain_betas():
-    run = stepper(loss_weights={"r1": 0, "path_length": 0})
-    assert set(run.step([batch()], 2)) == {"d/gan", "d/real_score", "d/fake_score", "g/gan"}
