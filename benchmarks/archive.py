@@ -237,7 +237,12 @@ def _same(what: str, found: object, expected: object) -> None:
 
 
 def throughput(args: argparse.Namespace) -> dict:
-    """Photos per second of `predict` against those of the bare predictor, in turns."""
+    """Photos per second of `predict` against those of the bare predictor, in turns.
+
+    The bare predictor finds, restores and pastes faces, and writes the photos. `predict` also keeps metadata, a
+    manifest and the crops, and looks whether each face is still the same person; "without identity" is `predict` with
+    `--identity off`, whose networks do the bare predictor's work and nothing more.
+    """
     from deploy.restore_folder import Folder, Job
     from ppgan_fr.config import find_file, load_config
     from ppgan_fr.export import cached_export
@@ -246,42 +251,41 @@ def throughput(args: argparse.Namespace) -> dict:
     from ppgan_fr.restorer import load_restorer
 
     config = load_config(args.config, (), without=("recipe", "data", "train", "evaluate"))
-    restorer = load_restorer(config, (), args.weights, identity="warn")
+    checked = load_restorer(config, (), args.weights, identity="warn")
+    plain = load_restorer(config, (), args.weights)
     spec = read_spec(cached_export(config, find_file(args.weights or config.weights)))
     paths = [path for path in list_images(args.output / "album") if "_copy" not in path.name]
     output = args.output / "results"
+    options = Options(provenance=True, network=spec.arch)
     prepare_output(output)
     (args.output / "again" / "restored").mkdir(parents=True)
-    seconds: dict[str, list[float]] = {"predict": [], "bare": []}
-    processor: dict[str, list[float]] = {"predict": [], "bare": []}
-    for turn in range(args.rounds + 1):
-        start, used = time.perf_counter(), time.process_time()
-        bare = Folder(restorer.restore_faces, spec, restorer.detect_faces, 1)
-        jobs = [Job(path, args.output / "again" / "restored" / path.name) for path in paths]
-        bare.run(jobs, lambda job: None)
-        middle, used_by_bare = time.perf_counter(), time.process_time()
-        process(plan(paths, output), restorer, Options(provenance=True, network=spec.arch), output)
-        end = time.perf_counter()
-        if turn:  # the first one warms up
-            seconds["bare"].append(middle - start)
-            seconds["predict"].append(end - middle)
-            processor["bare"].append(used_by_bare - used)
-            processor["predict"].append(time.process_time() - used_by_bare)
-    best = {name: len(paths) / min(values) for name, values in seconds.items()}
-    ratios = [bare / ours for bare, ours in zip(seconds["bare"], seconds["predict"])]
-    return {
-        "photos": len(paths),
-        "faces": bare.times.faces,
-        "bare predictor, photos per second": round(best["bare"], 3),
-        "predict, photos per second": round(best["predict"], 3),
-        "ratio, median of the turns": round(statistics.median(ratios), 3),
-        "ratios": [round(value, 3) for value in ratios],
-        # on a machine that others use, processor time says more
-        "processor seconds, bare": [round(value, 2) for value in processor["bare"]],
-        "processor seconds, predict": [round(value, 2) for value in processor["predict"]],
-        "ratio by processor time": round(sum(processor["bare"]) / sum(processor["predict"]), 3),
-        "seconds of the network": round(sum(bare.times.calls), 3),
+    bare = Folder(plain.restore_faces, spec, plain.detect_faces, 1)
+    jobs = [Job(path, args.output / "again" / "restored" / path.name) for path in paths]
+    ways = {
+        "bare": lambda: bare.run(jobs, lambda _: None),
+        "predict": lambda: process(plan(paths, output), checked, options, output),
+        "without identity": lambda: process(plan(paths, output), plain, options, output),
     }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(args.rounds + 1):
+        for name, way in ways.items():
+            start, used = time.perf_counter(), time.process_time()
+            way()
+            if turn:  # the first one warms up
+                seconds[name].append(time.perf_counter() - start)
+                processor[name].append(time.process_time() - used)
+    answer = {"photos": len(paths), "faces": bare.times.faces}
+    for name in ways:
+        ratios = [mine / ours for mine, ours in zip(seconds["bare"], seconds[name])]
+        answer[name] = {
+            "photos per second": round(len(paths) / min(seconds[name]), 3),
+            "against bare, median of the turns": round(statistics.median(ratios), 3),
+            "turns": [round(value, 3) for value in ratios],
+            # on a machine that others use, processor time says more
+            "by processor time": round(sum(processor["bare"]) / sum(processor[name]), 3),
+        }
+    return answer
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ CRF = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20}
 SEGMENT = 50
 """Frames per segment: what a killed run loses at most."""
 MEMORY = 4
-"""Restored frames that the next one may be averaged with."""
+"""Restored frames that the next one's details may be averaged with."""
 SEEN = 128
 """Side at which two crops are compared: the noise of the film is averaged away, motion is not."""
 STILL = 6.0
@@ -366,9 +366,10 @@ def _reduced(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 class SteadyFaces:
     """Restores the faces of one frame after the other, so that what the network adds does not flicker.
 
-    What the network adds (restored minus input) is averaged with what it added in the last frames, wherever the input
-    itself has not changed since. Only the last `MEMORY` frames count, so that a run that goes on after a kill gives the
-    same bytes.
+    A restored crop is split into the coarse picture that the input shows (`SEEN` pixels wide, where motion is seen but
+    noise is not) and details. The details are averaged with those of the last frames, wherever the coarse picture has
+    not changed since; the coarse picture is never averaged, so nothing lags. Only the last `MEMORY` frames count, so
+    that a run that goes on after a kill gives the same bytes.
     """
 
     def __init__(self, restorer: Any, memory: int = MEMORY):
@@ -376,7 +377,7 @@ class SteadyFaces:
         # Least squares: the median of facexlib's solver picks other points in every frame, and the crop jumps.
         self.restorer = replace(restorer, template=replace(restorer.template, solver="umeyama"))
         self.memory = memory
-        self._added: dict[int, deque[tuple[int, np.ndarray, np.ndarray]]] = {}
+        self._details: dict[int, deque[tuple[int, np.ndarray, np.ndarray]]] = {}
 
     def restore(self, index: int, image: np.ndarray, faces: list[TrackedFace]) -> np.ndarray:
         """Restores the tracked faces of frame number `index`, (H, W, 3) BGR; returns a new picture."""
@@ -387,7 +388,7 @@ class SteadyFaces:
                 restore_faces=self._steady(index, tracked, self.restorer.restore_faces),
             )
             image = one.restore(image, Options()).image
-        self._added = {key: past for key, past in self._added.items() if past[-1][0] >= index - self.memory}
+        self._details = {key: past for key, past in self._details.items() if past[-1][0] >= index - self.memory}
         return image
 
     def _steady(self, index: int, tracked: TrackedFace, restore: Restore) -> Restore:
@@ -397,22 +398,23 @@ class SteadyFaces:
             if not np.isfinite(answer).all():
                 return [answer]
             seen = crop.image.astype(np.float32)
-            small = cv2.resize(crop.image, (SEEN, SEEN), interpolation=cv2.INTER_AREA).astype(np.float32)
-            added = self._averaged(index, tracked.track, small, answer - seen)
-            return [np.clip(seen + tracked.fade * added, 0, 255)]
+            small = cv2.resize(seen, (SEEN, SEEN), interpolation=cv2.INTER_AREA)
+            coarse = cv2.resize(small, answer.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            restored = coarse + self._averaged(index, tracked.track, small, answer - coarse)
+            return [np.clip(seen + tracked.fade * (restored - seen), 0, 255)]
 
         return steady
 
-    def _averaged(self, index: int, track: int, small: np.ndarray, added: np.ndarray) -> np.ndarray:
-        past = self._added.setdefault(track, deque(maxlen=max(1, self.memory)))
-        total, weights = added.copy(), np.ones(added.shape[:2], np.float32)
-        for number, before, addition in past:
+    def _averaged(self, index: int, track: int, small: np.ndarray, details: np.ndarray) -> np.ndarray:
+        past = self._details.setdefault(track, deque(maxlen=max(1, self.memory)))
+        total, weights = details.copy(), np.ones(details.shape[:2], np.float32)
+        for number, before, earlier in past:
             if index - number <= self.memory:
                 moved = np.abs(small - before).max(2) / STILL
                 same = cv2.resize(np.exp(-moved * moved), weights.shape[::-1], interpolation=cv2.INTER_LINEAR)
-                total += same[:, :, None] * addition
+                total += same[:, :, None] * earlier
                 weights += same
-        past.append((index, small, added))
+        past.append((index, small, details))
         return total / weights[:, :, None]
 
 

@@ -24,12 +24,16 @@ TREE = {
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
+    return lively(make_config(TREE).generator, tmp_path_factory.mktemp("weights") / "tiny.pdparams")
+
+
+def lively(generator, path):
+    """Saves random weights with which every layer has a say in the answer."""
     paddle.seed(0)
-    network = build(make_config(TREE).generator)
+    network = build(generator)
     for parameter in network.parameters():
         if not parameter.stop_gradient:
             parameter.set_value(parameter + 0.05 * paddle.randn(parameter.shape))
-    path = tmp_path_factory.mktemp("weights") / "tiny.pdparams"
     weights.save(network, path)
     return path
 
@@ -59,6 +63,35 @@ def test_every_engine_offered_answers_like_the_eager_network(exported, weights_f
                 eager = network(paddle.to_tensor(image))[0].numpy()
             assert np.array_equal(first, second)
             assert np.abs(first - eager).max() <= (1e-4 if precision == "fp32" else 0.1) * max(1, np.abs(eager).max())
+
+
+SMALL_GFPGAN = {"arch": "gfpgan", "out_size": 32, "num_style_feat": 12, "narrow": 1 / 16, "num_mlp": 2}
+SMALL_HIFACEGAN = {"arch": "hifacegan", "ngf": 4, "crop_size": 64}
+NETWORKS = {
+    "gfpgan_original": {**SMALL_GFPGAN, "variant": "original", "channel_multiplier": 1},
+    "gfpgan_bilinear": {**SMALL_GFPGAN, "variant": "bilinear"},
+    "gfpgan_mobile": {"arch": "gfpgan_mobile", "out_size": 64, "narrow": 0.0625, "num_style_feat": 32},
+    "hifacegan_batch_stats": {**SMALL_HIFACEGAN, "variant": "hifacegan", "test_mode": "batch_stats"},
+    "lipspade": {**SMALL_HIFACEGAN, "variant": "lipspade"},
+    "spade": {**SMALL_HIFACEGAN, "variant": "spade"},
+    "sgpn": {"arch": "sgpn", "size": 64, "style_dim": 32, "enc_style_dim": 16, "narrow": 0.0625},
+    "restoreformer": {"arch": "restoreformer", "ch": 32, "ch_mult": [1, 2], "resolution": 32, "num_res_blocks": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [name if name == "lipspade" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+)
+def test_every_engine_of_this_paddle_answers_for_every_network(network, tmp_path):
+    generator = NETWORKS[network]
+    size = next(generator[key] for key in ("out_size", "crop_size", "size", "resolution") if key in generator)
+    tree = {"name": network, "generator": generator, "pipeline": {"size": size}, "export": {"dir": str(tmp_path / "m")}}
+    path = lively(make_config(tree).generator, tmp_path / "weights.pdparams")
+    folder, checks = export.export(make_config({**tree, "weights": str(path)}))
+    wrong = {f"{check.engine}/{check.precision}": check.wrong for check in checks if check.precision == "fp32"}
+    assert wrong == dict.fromkeys(("openvino/fp32", "onednn/fp32", "paddle/fp32"))
+    assert set(wrong) <= set(read_spec(folder).engines)
 
 
 def test_the_default_engine_is_the_fastest_that_passed(exported):

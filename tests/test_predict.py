@@ -350,28 +350,6 @@ def test_a_missing_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-TINY = """
-name: tiny
-generator: {arch: gfpgan_mobile, out_size: 64, narrow: 0.0625, num_style_feat: 32}
-pipeline: {size: 64}
-"""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A small gfpgan_mobile with random weights."""
-    import paddle
-
-    from ppgan_fr import weights
-    from ppgan_fr.config import build, load_config
-
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "tiny.yaml").write_text(TINY)
-    paddle.seed(0)
-    weights.save(build(load_config(folder / "tiny.yaml").generator), folder / "tiny.pdparams")
-    return folder
-
-
 def test_the_demo_pictures_have_thirteen_faces_and_the_command_finds_them(tiny, tmp_path):
     arguments = ["-c", tiny / "tiny.yaml", "--weights", tiny / "tiny.pdparams", "--report"]
     assert command("--input", ROOT / "assets" / "demo", "--output", tmp_path / "out", *arguments) == 0

@@ -23,7 +23,7 @@ from ppgan_fr.face.image_io import ImageError, list_images, read_photo
 from ppgan_fr.face.xmp import SOURCE_TYPE
 from ppgan_fr.manifest import MANIFEST, Manifest, ManifestError
 from ppgan_fr.predict import Options, PredictError, inputs, plan, prepare_output, process
-from tests.test_predict import ROOT, StandIn, lines, picture, restore, tiny  # noqa: F401 - a fixture
+from tests.test_predict import ROOT, StandIn, lines, picture, restore
 
 
 def save(path, seed=0, **options):
@@ -493,7 +493,7 @@ def test_results_do_not_depend_on_what_is_under_way(tmp_path, monkeypatch):
         assert path.read_bytes() == (tmp_path / "many" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
-def archive(tiny, output, *arguments):  # noqa: F811
+def archive(tiny, output, *arguments):
     command = [sys.executable, ROOT / "benchmarks/archive.py", "--output", output, *arguments]
     command += ["-c", tiny / "tiny.yaml", "--weights", tiny / "tiny.pdparams", "--json", output / "answer.json"]
     output.mkdir()
@@ -502,7 +502,7 @@ def archive(tiny, output, *arguments):  # noqa: F811
     return json.loads((output / "answer.json").read_text())
 
 
-def test_sixty_pictures_survive_a_kill(tiny, tmp_path):  # noqa: F811
+def test_sixty_pictures_survive_a_kill(tiny, tmp_path):
     answer = archive(tiny, tmp_path / "archive", "--count", "60", "--kills", "1", "--again", "6")
     assert answer["pictures"] == 60
     assert answer["corrupt, all listed"] == 1
@@ -510,7 +510,7 @@ def test_sixty_pictures_survive_a_kill(tiny, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_two_thousand_pictures_survive_five_kills(tiny, tmp_path):  # noqa: F811
+def test_two_thousand_pictures_survive_five_kills(tiny, tmp_path):
     count = os.environ.get("PPGAN_ARCHIVE_COUNT", "2000")
     answer = archive(tiny, tmp_path / "archive", "--count", count, "--kills", "5")
     assert len(answer["done before -> after each kill"]) == 5

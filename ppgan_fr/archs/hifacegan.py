@@ -433,7 +433,9 @@ class ParamFreeNorm(nn.Layer):
             return self._with_batch_statistics(x)
         if self.per_image_in_eval:
             return _standardised(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, training=False, epsilon=EPSILON)
+        # Not `batch_norm`: without scale and shift OpenVINO cannot read it, and oneDNN crashes.
+        mean, variance = (statistic.reshape([1, -1, 1, 1]) for statistic in (self.running_mean, self.running_var))
+        return (x - mean) / paddle.sqrt(variance + EPSILON)
 
     def _with_batch_statistics(self, x: Tensor) -> Tensor:
         # Scratch buffers with momentum 0 receive the batch's mean and biased variance.

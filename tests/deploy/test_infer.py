@@ -105,24 +105,6 @@ def test_mkldnn_means_onednn_unless_an_engine_is_named():
     assert infer.arguments(["model_dir=m", "use_mkldnn=True", "engine=openvino"]).engine == "openvino"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A tiny restorer, exported with its detector."""
-    import paddle
-
-    from ppgan_fr import export, weights
-    from ppgan_fr.config import build, make_config
-
-    folder = tmp_path_factory.mktemp("model")
-    generator = {"arch": "gfpgan", "out_size": 64, "num_style_feat": 12, "narrow": 1 / 16, "num_mlp": 2}
-    config = make_config(
-        {"name": "tiny", "generator": generator, "weights": str(folder / "w"), "export": {"dir": str(folder / "m")}}
-    )
-    paddle.seed(0)
-    weights.save(build(config.generator), folder / "w")
-    return export.export(config)[0]
-
-
 def run_infer(*words, target="inference_python"):
     command = [sys.executable, str(ROOT / "deploy" / target / "infer.py"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -128,24 +128,6 @@ def test_cpp_gives_the_golden_vectors(build, tmp_path):
         assert entry["function"] != "suppress" or value.size == len(entry["expected"])
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    import paddle
-
-    from ppgan_fr import export, weights
-    from ppgan_fr.config import build as build_network
-    from ppgan_fr.config import make_config
-
-    folder = tmp_path_factory.mktemp("cpp_model")
-    generator = {"arch": "gfpgan", "out_size": 64, "num_style_feat": 12, "narrow": 1 / 16, "num_mlp": 2}
-    config = make_config(
-        {"name": "tiny", "generator": generator, "weights": str(folder / "w"), "export": {"dir": str(folder / "m")}}
-    )
-    paddle.seed(0)
-    weights.save(build_network(config.generator), folder / "w")
-    return export.export(config)[0]
-
-
 def a_photo(path):
     """A picture with faces, the album page of the demo."""
     image = cv2.imread(str(ROOT / "assets" / "demo" / "album.jpg"))

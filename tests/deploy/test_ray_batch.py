@@ -216,32 +216,17 @@ def test_an_object_store_holds_the_same_bytes(album, tmp_path, monkeypatch, buck
 
 # --- machines --------------------------------------------------------------------------------------------------------
 
-TINY = """
-name: tiny
-generator: {arch: gfpgan_mobile, out_size: 64, narrow: 0.0625, num_style_feat: 32}
-pipeline: {size: 64}
-"""
-
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A small gfpgan_mobile with random weights, and 40 photos with a face each; one file is none."""
-    import paddle
-
-    from ppgan_fr import weights
-    from ppgan_fr.config import build, load_config
-
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "tiny.yaml").write_text(TINY)
-    paddle.seed(0)
-    weights.save(build(load_config(folder / "tiny.yaml").generator), folder / "tiny.pdparams")
+def photos(tmp_path_factory):
+    """Forty files: 39 photos with a face each, and one that is no picture."""
+    folder = tmp_path_factory.mktemp("photos")
     face = cv2.imread(str(ROOT / "assets" / "demo" / "originals" / "astronaut.jpg"))[0:240, 110:350]
     rng = np.random.default_rng(0)
-    (folder / "photos").mkdir()
     for i in range(39):
         noise = rng.normal(0, 6, face.shape)
-        cv2.imwrite(str(folder / "photos" / f"{i:02d}.png"), np.clip(face + noise, 0, 255).astype(np.uint8))
-    (folder / "photos" / "bad.jpg").write_bytes(b"no picture")
+        cv2.imwrite(str(folder / f"{i:02d}.png"), np.clip(face + noise, 0, 255).astype(np.uint8))
+    (folder / "bad.jpg").write_bytes(b"no picture")
     return folder
 
 
@@ -271,12 +256,12 @@ def records(output):
 
 
 @pytest.mark.slow
-def test_one_of_two_machines_dies_and_the_result_is_that_of_one_machine(tiny, tmp_path):
+def test_one_of_two_machines_dies_and_the_result_is_that_of_one_machine(tiny, photos, tmp_path):
     options = ["-c", str(tiny / "tiny.yaml"), "--weights", str(tiny / "tiny.pdparams")]
     here, there = tmp_path / "here", tmp_path / "there"
-    assert run_command("predict", ["--input", str(tiny / "photos"), "--output", str(here), *options]) == 1
+    assert run_command("predict", ["--input", str(photos), "--output", str(here), *options]) == 1
     program = [sys.executable, str(ROOT / "deploy" / "ray_batch" / "restore.py")]
-    job = ["--input", str(tiny / "photos"), "--output", str(there), *options]
+    job = ["--input", str(photos), "--output", str(there), *options]
     with two_machines() as (cluster, second):
         cluster_options = ["--address", cluster.address, "--cpus-per-worker", "1", "--share", "4"]
         process = subprocess.Popen(
@@ -305,10 +290,10 @@ def test_one_of_two_machines_dies_and_the_result_is_that_of_one_machine(tiny, tm
 
 
 @pytest.mark.slow
-def test_one_machine_with_the_same_command_and_resume(tiny, tmp_path):
+def test_one_machine_with_the_same_command_and_resume(tiny, photos, tmp_path):
     pytest.importorskip("ray", reason=NO_RAY)
     options = ["-c", str(tiny / "tiny.yaml"), "--weights", str(tiny / "tiny.pdparams")]
-    shutil.copytree(tiny / "photos", tmp_path / "photos")
+    shutil.copytree(photos, tmp_path / "photos")
     for path in sorted((tmp_path / "photos").iterdir())[4:]:
         path.unlink()
     program = [sys.executable, str(ROOT / "deploy" / "ray_batch" / "restore.py"), "--cpus-per-worker", "1"]

@@ -7,7 +7,8 @@ from ppgan_fr.face import raster, shape3d
 from ppgan_fr.face.raster import rasterize
 from ppgan_fr.face.synthetic_model import synthetic_model
 
-ENGINES = ["numpy", pytest.param("numba", marks=pytest.mark.skipif(not raster.has_numba(), reason="needs numba"))]
+NEEDS_NUMBA = pytest.mark.skipif(not raster.has_numba(), reason="needs numba: requirements-sgpn.txt")
+ENGINES = ["numpy", pytest.param("numba", marks=NEEDS_NUMBA)]
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 
 

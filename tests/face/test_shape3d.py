@@ -88,7 +88,7 @@ def test_both_rasterisers_draw_the_same_face(model):
     from ppgan_fr.face.raster import has_numba
 
     if not has_numba():
-        pytest.skip("needs numba")
+        pytest.skip("needs numba: requirements-sgpn.txt")
     vector = coefficients(angles=[0.1, 0.4, -0.1])
     for numpy_part, numba_part in zip(*(shape3d.render(model, vector, engine) for engine in ("numpy", "numba"))):
         np.testing.assert_array_equal(numpy_part, numba_part)
