@@ -83,9 +83,13 @@ tipc: $(DEV_READY) ## one TIPC chain; TIPC_CONFIG=... TIPC_MODE=... choose it
 	PATH="$(if $(BIN),$(abspath $(BIN)):)$$PATH" bash test_tipc/prepare.sh $(TIPC_CONFIG) $(TIPC_MODE)
 	PATH="$(if $(BIN),$(abspath $(BIN)):)$$PATH" bash test_tipc/run.sh $(TIPC_CONFIG) $(TIPC_MODE)
 
-cpp: $(RUN_READY) ## build the C++ program build/cpp/restore (needs cmake, g++, libjpeg and libpng)
+cpp: $(RUN_READY) inference/gfpgan_mobile/inference.yml ## build the C++ program and restore assets/demo with it (needs cmake, g++, libjpeg and libpng)
 	cmake -S deploy/inference_cpp -B build/cpp -DPYTHON=$(if $(BIN),$(abspath $(PY)),$(PY))
 	cmake --build build/cpp --parallel $(JOBS)
+	build/cpp/restore --model_dir=inference/gfpgan_mobile --image_dir=assets/demo --save_dir=output/cpp
+
+inference/gfpgan_mobile/inference.yml: weights/gfpgan_mobile.pdparams | $(RUN_READY)
+	$(PY) tools/export_model.py -c configs/gfpgan_mobile.yaml
 
 bench: $(DEV_READY) ## the table of engines on this machine
 	$(PY) benchmarks/engines.py --json output/engines.json

@@ -97,6 +97,11 @@ Image restored(Network& network, const Image& crop, float fidelity) {
   return out;
 }
 
+constexpr const char* kUsage =
+    "restore --model_dir=inference/gfpgan_mobile --image_dir=photos [--save_dir=output/inference_cpp]\n"
+    "  [--detector_dir=DIR] [--engine=openvino|onednn|paddle] [--use_mkldnn=True|False] [--precision=fp32|bf16]\n"
+    "  [--cpu_threads=N] [--fidelity=0..1] [--benchmark=True]\n";
+
 constexpr float kSmallest = 20.f;  // faces below are left alone, as in ppgan_fr/face/pipeline.py
 
 int run(const std::map<std::string, std::string>& given) {
@@ -190,6 +195,10 @@ int run(const std::map<std::string, std::string>& given) {
 
 int main(int argc, char** argv) {
   setenv("GLOG_minloglevel", "2", 0);
+  if (argc == 2 && (std::string(argv[1]) == "--help" || std::string(argv[1]) == "-h")) {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
   try {
     return run(arguments(argc, argv));
   } catch (const std::exception& error) {
