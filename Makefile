@@ -28,7 +28,7 @@ TIPC_CONFIG ?= test_tipc/configs/GFPGAN/train_infer_python.txt
 TIPC_MODE ?= lite_train_lite_infer
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-slow parity smoke lint format align tipc cpp bench clean
+.PHONY: help install install-dev demo test test-slow test-page parity smoke lint format align tipc cpp bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ test: $(DEV_READY) ## the default tests (minutes)
 
 test-slow: $(DEV_READY) ## the tests that take long
 	$(TEST_ENV) $(PY) -m pytest -m slow
+
+test-page: $(DEV_READY) ## set the service up, restore through its clients, and use its page in headless Chromium
+	$(TEST_ENV) $(PY) -m pytest -m slow tests/deploy/test_serving_running.py -k "browser or phone or both_clients"
 
 parity: $(DEV_READY) ## compare with the reference fixtures of PPGAN_FIXTURES (default: tests/golden)
 	$(PYTEST) -m parity

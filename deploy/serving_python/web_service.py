@@ -48,7 +48,7 @@ class WorkerProcess:
         import grpc
 
         self.settings, self.conf, self.folder = settings, conf, folder
-        self.ready = self.was_ready = False
+        self._ready = self.was_ready = False
         self.restarts = 0
         self.process: subprocess.Popen | None = None
         self._stopping = threading.Event()
@@ -70,6 +70,11 @@ class WorkerProcess:
         )
         self._late = 0
         self._unanswered = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it said so and still runs: its pipes, which `_watch` reads, may outlive it in its children."""
+        return self._ready and self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
         """Starts the worker and the thread that watches it."""
@@ -105,7 +110,7 @@ class WorkerProcess:
         while not self._stopping.is_set():
             began = time.monotonic()
             code = self._run_once()
-            self.ready = False
+            self._ready = False
             if self._stopping.is_set():
                 return
             self.restarts += 1
@@ -149,7 +154,7 @@ class WorkerProcess:
                 self._unanswered = 0
             elif line.strip() == READY.encode():
                 timer.cancel()
-                self.ready = self.was_ready = True
+                self._ready = self.was_ready = True
                 self._unanswered = 0
                 threading.Thread(target=self._ask_for_life, args=(self.process,), daemon=True).start()
                 log.info(json.dumps({"event": "ready", "pid": self.process.pid, "front": os.getpid()}))
