@@ -27,13 +27,13 @@ def weights_file(tmp_path_factory):
     return lively(make_config(TREE).generator, tmp_path_factory.mktemp("weights") / "tiny.pdparams")
 
 
-def lively(generator, path):
+def lively(generator, path, noise=0.05):
     """Saves random weights with which every layer has a say in the answer."""
     paddle.seed(0)
     network = build(generator)
     for parameter in network.parameters():
         if not parameter.stop_gradient:
-            parameter.set_value(parameter + 0.05 * paddle.randn(parameter.shape))
+            parameter.set_value(parameter + noise * paddle.randn(parameter.shape))
     weights.save(network, path)
     return path
 
@@ -87,7 +87,8 @@ def test_every_engine_of_this_paddle_answers_for_every_network(network, tmp_path
     generator = NETWORKS[network]
     size = next(generator[key] for key in ("out_size", "crop_size", "size", "resolution") if key in generator)
     tree = {"name": network, "generator": generator, "pipeline": {"size": size}, "export": {"dir": str(tmp_path / "m")}}
-    path = lively(make_config(tree).generator, tmp_path / "weights.pdparams")
+    # Less than elsewhere: deep networks of random weights make much of the rounding in their first layers.
+    path = lively(make_config(tree).generator, tmp_path / "weights.pdparams", noise=0.02)
     folder, checks = export.export(make_config({**tree, "weights": str(path)}))
     wrong = {f"{check.engine}/{check.precision}": check.wrong for check in checks if check.precision == "fp32"}
     assert wrong == dict.fromkeys(("openvino/fp32", "onednn/fp32", "paddle/fp32"))
