@@ -17,8 +17,9 @@ import pytest
 from ppgan_fr import predict_video
 from ppgan_fr.cli import run_command
 from ppgan_fr.face.align import FFHQ_512
+from ppgan_fr.face.tracks import TrackedFace
 from ppgan_fr.face.types import Face
-from ppgan_fr.predict_video import DamagedVideoError, Job, restore_video
+from ppgan_fr.predict_video import DamagedVideoError, Job, SteadyFaces, restore_video
 from ppgan_fr.restorer import Restorer
 
 av = pytest.importorskip("av", reason="PyAV is not installed (pip install -r requirements-video.txt)")
@@ -212,6 +213,18 @@ def test_what_the_network_adds_is_averaged_where_the_picture_stands_still(tmp_pa
         return np.abs(np.diff(centre)).mean()
 
     assert change(4, "steady.mkv") < 0.6 * change(0, "nervous.mkv")
+
+
+def test_the_noise_that_the_network_took_away_does_not_come_back_with_the_average():
+    rng = np.random.default_rng(0)
+    steady = SteadyFaces(stand_in(template=FFHQ_512))  # of 512 pixels, so that noise and picture differ in size
+    face = Face(np.array([156, 156, 200, 200], np.float32), FFHQ_512.array().astype(np.float32), 0.9)
+    centres = []
+    for i in range(8):
+        noisy = np.clip(120 + rng.normal(0, 8, (512, 512, 3)), 0, 255).astype(np.uint8)
+        centres.append(steady.restore(i, noisy, [TrackedFace(0, face, 1.0)])[240:280, 240:280])
+    # The network paints every frame the same; all that changes from frame to frame is the film's noise.
+    assert np.std(np.array(centres, float), axis=0).mean() < 2.5
 
 
 # --- going on after a kill -------------------------------------------------------------------------------------------
