@@ -87,8 +87,9 @@ def test_every_engine_of_this_paddle_answers_for_every_network(network, tmp_path
     generator = NETWORKS[network]
     size = next(generator[key] for key in ("out_size", "crop_size", "size", "resolution") if key in generator)
     tree = {"name": network, "generator": generator, "pipeline": {"size": size}, "export": {"dir": str(tmp_path / "m")}}
-    # Less than elsewhere: deep networks of random weights make much of the rounding in their first layers.
-    path = lively(make_config(tree).generator, tmp_path / "weights.pdparams", noise=0.02)
+    # With 0.05 the eager float32 of these two is itself 6e-4 and 1e-3 from its float64; with 0.035 it is below 2e-6.
+    noise = 0.035 if network in ("lipspade", "spade") else 0.05
+    path = lively(make_config(tree).generator, tmp_path / "weights.pdparams", noise)
     folder, checks = export.export(make_config({**tree, "weights": str(path)}))
     wrong = {f"{check.engine}/{check.precision}": check.wrong for check in checks if check.precision == "fp32"}
     assert wrong == dict.fromkeys(("openvino/fp32", "onednn/fp32", "paddle/fp32"))
