@@ -305,7 +305,10 @@ def _openvino(job: dict[str, Any], precision: str) -> Any:
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    model = openvino.Core().compile_model(job["onnx"], "CPU", options)
+    core = openvino.Core()
+    network = core.read_model(job["onnx"])
+    network.reshape({tensor: [1, *list(tensor.partial_shape)[1:]] for tensor in network.inputs})
+    model = core.compile_model(network, "CPU", options)
     names = [tensor.any_name for tensor in model.inputs]
     return lambda arrays: model([arrays[name] for name in names])[0]
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ppgan_fr import __version__, shape_guidance
+from ppgan_fr import __version__, program, shape_guidance
 from ppgan_fr.cli import add_config_arguments
 from ppgan_fr.config import (
     CHECKOUT,
@@ -49,8 +49,9 @@ BATCHES = (1, 4)
 """Sizes that are compared, each twice."""
 BF16_PSNR = 50.0
 """bfloat16 is offered when the answers differ by less than this many decibels."""
-REVISION = 1
+REVISION = 2
 """Raised when the same network and weights would be exported differently: cached exports are made anew."""
+SINGLE_FILE = "inference.single.pdmodel"
 _UNUSED_SECTIONS = ("recipe", "data", "train", "evaluate")
 
 _YUNET_OUTPUTS = tuple(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32))
@@ -193,7 +194,7 @@ def spec_of(config: Config, network: Any, weights: Path | None) -> ModelSpec:
     section, pipeline = resolved(config.generator), config.pipeline
     checksum = sha256_of(weights) if weights is not None else None
     if section.arch in HELPERS:
-        return dataclasses.replace(HELPERS[section.arch], weights_sha256=checksum, **_files(config))
+        return _with_single(dataclasses.replace(HELPERS[section.arch], weights_sha256=checksum, **_files(config)))
     shapes = dict(getattr(section, "inputs", {}))
     if not shapes:
         side = getattr(section, "out_size", pipeline.size)
@@ -201,7 +202,7 @@ def spec_of(config: Config, network: Any, weights: Path | None) -> ModelSpec:
     if "fidelity" in inspect.signature(network.forward).parameters and config.export.fidelity is None:
         shapes.setdefault("fidelity", (1, 1, 1))
     batch = config.export.batch_size
-    return ModelSpec(
+    spec = ModelSpec(
         arch=section.arch,
         inputs=tuple(TensorSpec(name, (batch, *shape)) for name, shape in shapes.items()),
         size=next(iter(shapes.values()))[-1],
@@ -212,10 +213,19 @@ def spec_of(config: Config, network: Any, weights: Path | None) -> ModelSpec:
         weights_sha256=checksum,
         **_files(config),
     )
+    return _with_single(spec)
 
 
 def _files(config: Config) -> dict[str, str]:
     return {"model_file": f"inference.{config.export.format}", "params_file": "inference.pdiparams"}
+
+
+def _with_single(spec: ModelSpec) -> ModelSpec:
+    """With a program for one picture as well, where that is worth a file: OpenVINO reads it, only the batch varies."""
+    shapes = [tensor.shape for tensor in spec.inputs]
+    varies = all(shape[0] < 0 and min(shape[1:]) > 0 for shape in shapes)
+    worth = spec.kind in ("restorer", "parser") and spec.model_file.endswith(".pdmodel") and varies
+    return dataclasses.replace(spec, single_file=SINGLE_FILE) if worth else spec
 
 
 def write_checked(
@@ -266,7 +276,7 @@ def write_checked(
 
 
 def save(network: Any, spec: ModelSpec, folder: Path, *, fidelity: float | None = None) -> None:
-    """Writes the inference model.
+    """Writes the inference model, its constants folded.
 
     Raises:
         ExportError: Paddle cannot trace the network.
@@ -282,6 +292,10 @@ def save(network: Any, spec: ModelSpec, folder: Path, *, fidelity: float | None 
     try:
         with paddle.pir_utils.OldIrGuard() if legacy else contextlib.nullcontext():
             paddle.jit.save(layer, str(folder / "inference"), input_spec=inputs)
+        if legacy:
+            program.simplify(folder / "inference")
+        if spec.single_file is not None:
+            program.fix_batch(folder / spec.model_file, folder / spec.single_file)
     except OSError:
         raise
     except Exception as error:  # tracing runs the network's own code, and every operator has its own exception
@@ -443,7 +457,7 @@ def _put_in_place(folder: Path, target: Path) -> None:
     if not target.is_dir():
         raise ExportError(f"{target}: is a file, not a folder")
     (target / "inference.yml").unlink(missing_ok=True)  # an interrupted replacement is no export at all
-    for stale in ("inference.pdmodel", "inference.json"):
+    for stale in ("inference.pdmodel", "inference.json", SINGLE_FILE):
         if not (folder / stale).exists():
             (target / stale).unlink(missing_ok=True)
     for path in sorted(folder.iterdir(), key=lambda path: path.suffix == ".yml"):  # the description comes last

@@ -7,10 +7,13 @@ loading that module alone takes a quarter of that, and a later `import paddle` i
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import importlib
 import importlib.machinery
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -169,38 +172,74 @@ def paddle_run(
     """
     directory = Path(directory)
     spec = read_spec(directory)
-    files = [directory / spec.model_file, directory / spec.params_file]
-    for path in files:
-        if not path.is_file():
-            raise EngineError(f"{path}: no such file")
     module = core()
     if use_gpu and not module.is_compiled_with_cuda():
         raise EngineError("use_gpu: this build of Paddle has no CUDA; install paddlepaddle-gpu")
     if use_tensorrt and not use_gpu:
         raise EngineError("use_tensorrt: TensorRT runs on a GPU; pass use_gpu as well")
     chosen = choose_engine(spec, engine, precision, use_gpu)
-    config = module.AnalysisConfig(*map(str, files))
-    config.disable_glog_info()
-    config.switch_ir_optim(True)
-    config.enable_memory_optim()
-    if not spec.model_file.endswith(".pdmodel"):
-        config.enable_new_executor(True)
-    if use_gpu:
-        config.enable_use_gpu(256, gpu_id)
-        if use_tensorrt:
-            _enable_tensorrt(config, module, precision)
-    else:
-        config.disable_gpu()
-        _set_cpu_engine(config, module, chosen, precision, cpu_threads or default_threads())
-    try:
-        with tempfile.TemporaryDirectory(prefix="ppgan_fr_") as scratch:
-            # The OpenVINO engine writes what it compiled, by default into the current folder; reading it back saves
-            # no time that could be measured.
-            config.set_optim_cache_dir(scratch)
+    single = spec.single_file if chosen == "openvino" else None
+    model, parameters = directory / (single or spec.model_file), directory / spec.params_file
+    for path in (model, parameters):
+        if not path.is_file():
+            raise EngineError(f"{path}: no such file")
+    with tempfile.TemporaryDirectory(prefix="ppgan_fr_") as scratch:
+        if single:
+            model, parameters = _under_one_name(model, parameters, Path(scratch))
+        config = module.AnalysisConfig(str(model), str(parameters))
+        # The OpenVINO engine writes what it compiled, by default into the current folder; reading it back saves no
+        # time that could be measured.
+        config.set_optim_cache_dir(scratch)
+        config.disable_glog_info()
+        config.switch_ir_optim(True)
+        config.enable_memory_optim()
+        if not spec.model_file.endswith(".pdmodel"):
+            config.enable_new_executor(True)
+        if use_gpu:
+            config.enable_use_gpu(256, gpu_id)
+            if use_tensorrt:
+                _enable_tensorrt(config, module, precision)
+        else:
+            config.disable_gpu()
+            _set_cpu_engine(config, module, chosen, precision, cpu_threads or default_threads())
+        try:
             predictor = module.create_predictor(config)
-    except (RuntimeError, ValueError, OSError, SystemError) as error:
-        raise EngineError(f"{directory}: engine {chosen} cannot load it ({_first_line(error)})") from None
-    return _as_run(predictor, chosen)
+        except (RuntimeError, ValueError, OSError, SystemError) as error:
+            raise EngineError(f"{directory}: engine {chosen} cannot load it ({_first_line(error)})") from None
+    _return_freed_memory()
+    run = _as_run(predictor, chosen)
+    return _one_by_one(run) if single else run
+
+
+def _return_freed_memory() -> None:
+    """Gives the memory that loading took and freed, nearly the size of the parameters, back to the system.
+
+    glibc would keep it, and the first run takes new memory for its features beside it.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _under_one_name(model: Path, parameters: Path, folder: Path) -> tuple[Path, Path]:
+    """Lays links to both into `folder`: OpenVINO looks for the parameters under the name of the program."""
+    links = folder / "inference.pdmodel", folder / "inference.pdiparams"
+    for path, link in zip((model, parameters), links):
+        try:
+            link.symlink_to(path.resolve())
+        except OSError:  # where links need a privilege
+            shutil.copyfile(path, link)
+    return links
+
+
+def _one_by_one(run: Run) -> Run:
+    """Takes a batch apart for a network that wants one picture at a time."""
+
+    def run_each(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        count = len(next(iter(arrays.values())))
+        answers = [run({name: value[i : i + 1] for name, value in arrays.items()}) for i in range(count)]
+        return [np.concatenate(pictures) for pictures in zip(*answers)]
+
+    return run_each
 
 
 def _set_cpu_engine(config: Any, module: Any, engine: str, precision: str, threads: int) -> None:

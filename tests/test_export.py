@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -107,11 +108,27 @@ def test_nothing_but_the_model_and_its_detector_lies_in_the_folder(exported):
     assert sorted(path.name for path in folder.iterdir()) == [
         "inference.pdiparams",
         "inference.pdmodel",
+        "inference.single.pdmodel",
         "inference.yml",
         "onet",
         "yunet",
     ]
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]
+
+
+@pytest.mark.skipif(("openvino", "fp32") not in offered(), reason="this Paddle has no OpenVINO engine")
+def test_openvino_takes_the_program_for_one_picture_and_a_batch_apart(exported, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(exported[0], folder)
+    (folder / "inference.pdmodel").write_bytes(b"not read by this engine")
+    run = paddle_run(folder, engine="openvino", cpu_threads=1)
+    pictures = np.random.default_rng(0).uniform(-1, 1, (3, 3, 32, 32)).astype(np.float32)
+    together = run({"lq": pictures})[0]
+    for i in range(3):
+        np.testing.assert_array_equal(run({"lq": pictures[i : i + 1]})[0][0], together[i])
+    (folder / "inference.single.pdmodel").unlink()
+    with pytest.raises(EngineError, match="inference.single.pdmodel: no such file"):
+        paddle_run(folder, engine="openvino")
 
 
 def test_a_wrong_weight_makes_the_export_fail_and_leaves_nothing(weights_file, tmp_path, monkeypatch, capsys):

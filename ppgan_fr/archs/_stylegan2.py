@@ -23,6 +23,7 @@ Differences from the originals:
 - Several fast operators of Paddle have no second derivative (bilinear ``interpolate``, ``conv2d_transpose``, depthwise
   convolution on CPU). While gradients are being recorded, equal forms that do have one are used, so that path-length
   regularisation and R1 work without a switch; inference and export take the fast operators.
+- Inference convolves before it doubles (`_doubled_conv`): a quarter of the products, equal up to rounding.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 from paddle.nn.initializer import Constant, Normal, Uniform
+
+from ppgan_fr.archs._doubled_conv import SMALLEST, conv_of_bilinear2x, conv_of_nearest2x, turned
 
 Family = Literal["clean", "original", "bilinear"]
 SampleMode = Literal["upsample", "downsample"]
@@ -98,6 +101,28 @@ def upsample2x(x: paddle.Tensor, mode: Interpolation = "bilinear") -> paddle.Ten
     if mode == "nearest":
         return F.interpolate(x, size=size, mode="nearest")
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def conv_of_doubled(x: paddle.Tensor, weight: paddle.Tensor, mode: Interpolation = "bilinear") -> paddle.Tensor:
+    """A convolution that keeps the size, of the doubled picture.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C, K, K), K odd.
+        mode: how the picture is doubled.
+
+    Returns:
+        (N, O, 2H, 2W); twice differentiable while gradients are recorded.
+    """
+    taps = weight.shape[2]
+    if taps == 1:
+        return upsample2x(F.conv2d(x, weight), mode)
+    if taps == 3 and not _gradients_are_recorded():
+        if mode == "nearest":
+            return conv_of_nearest2x(x, weight)
+        if min(x.shape[2:]) >= SMALLEST:
+            return conv_of_bilinear2x(x, weight)
+    return F.conv2d(upsample2x(x, mode), weight, padding=taps // 2)
 
 
 MATRIX_LIMIT = 64
@@ -182,7 +207,7 @@ def upfirdn2d(
         height, width = height - crop_before - crop_after, width - crop_before - crop_after
         before, after = max(before, 0), max(after, 0)
     padding = [before, after, before, after]
-    filters = _turned(kernel.astype(x.dtype)).reshape([1, 1, *kernel.shape])
+    filters = turned(kernel.astype(x.dtype)).reshape([1, 1, *kernel.shape])
     if _gradients_are_recorded():
         folded = F.pad(x.reshape([-1, 1, height, width]), padding)
         out = F.conv2d(folded, filters, stride=down)
@@ -190,12 +215,6 @@ def upfirdn2d(
     if before != after:
         x, padding = F.pad(x, padding), 0
     return F.conv2d(x, filters.tile([channels, 1, 1, 1]), stride=down, padding=padding, groups=channels)
-
-
-def _turned(kernel: paddle.Tensor) -> paddle.Tensor:
-    """The filter with both axes reversed, by products: no engine but Paddle's own reads its `flip`."""
-    rows, columns = (paddle.to_tensor(np.eye(length)[::-1].copy(), dtype=kernel.dtype) for length in kernel.shape)
-    return paddle.matmul(rows, paddle.matmul(kernel, columns))
 
 
 class UpFirDnUpsample(nn.Layer):
@@ -526,7 +545,7 @@ class ModulatedConv2d(nn.Layer):
             if self.sample_mode == "downsample":
                 return F.conv2d(self.smooth(x), weight, stride=2)
         elif self.sample_mode == "upsample":
-            x = upsample2x(x, self.interpolation_mode)
+            return conv_of_doubled(x, weight, self.interpolation_mode)
         elif self.sample_mode == "downsample":
             x = downsample2x(x, self.interpolation_mode)
         return F.conv2d(x, weight, padding=self.padding)

@@ -36,11 +36,11 @@ from ppgan_fr.archs._stylegan2 import (
     FusedLeakyReLU,
     ScaledLeakyReLU,
     channels_by_size,
+    conv_of_doubled,
     downsample2x,
     log2_size,
     plain_conv2d,
     plain_linear,
-    upsample2x,
 )
 from ppgan_fr.archs._stylegan2 import ResBlock as EqualResBlock
 from ppgan_fr.config import Frozen
@@ -96,12 +96,14 @@ class CleanResBlock(nn.Layer):
         self.conv1 = plain_conv2d(in_channels, in_channels, 3)
         self.conv2 = plain_conv2d(in_channels, out_channels, 3)
         self.skip = plain_conv2d(in_channels, out_channels, 1, bias=False)
-        self.resize = downsample2x if mode == "down" else upsample2x
+        self.mode = mode
 
     def forward(self, x):
         out = F.leaky_relu(self.conv1(x), SLOPE)
-        out = F.leaky_relu(self.conv2(self.resize(out)), SLOPE)
-        return out + self.skip(self.resize(x))
+        if self.mode == "down":
+            return F.leaky_relu(self.conv2(downsample2x(out)), SLOPE) + self.skip(downsample2x(x))
+        out = conv_of_doubled(out, self.conv2.weight) + self.conv2.bias.reshape([1, -1, 1, 1])
+        return F.leaky_relu(out, SLOPE) + conv_of_doubled(x, self.skip.weight)
 
 
 class ConvUpLayer(nn.Layer):
@@ -109,15 +111,15 @@ class ConvUpLayer(nn.Layer):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, activate: bool = True):
         super().__init__()
-        conv = EqualConv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.scale, self.padding = conv.scale, conv.padding
+        conv = EqualConv2d(in_channels, out_channels, kernel_size, bias=False)
+        self.scale = conv.scale
         self.weight = conv.weight  # the original holds the weight here, without an inner layer
         if activate:
             self.activation = FusedLeakyReLU(out_channels)
         self.activate = activate
 
     def forward(self, x):
-        out = F.conv2d(upsample2x(x), self.weight * self.scale, padding=self.padding)
+        out = conv_of_doubled(x, self.weight * self.scale)
         return self.activation(out) if self.activate else out
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import paddle.nn.functional as F
 from paddle import nn
 
+from ppgan_fr.archs._doubled_conv import conv_of_nearest2x
 from ppgan_fr.config import Frozen
 
 Scale = Literal["none", "down", "up"]
@@ -52,8 +53,9 @@ class ConvLayer(nn.Layer):
 
     def forward(self, x):
         if self.scale == "up":
-            x = F.interpolate(x, size=[2 * x.shape[2], 2 * x.shape[3]], mode="nearest")
-        x = self.conv2d(F.pad(x, [1, 1, 1, 1], mode="reflect"))
+            x = conv_of_nearest2x(x, self.conv2d.weight, self.conv2d.bias, border="reflect")
+        else:
+            x = self.conv2d(F.pad(x, [1, 1, 1, 1], mode="reflect"))
         if self.norm is not None:
             x = self.norm(x)
         return F.leaky_relu(x, 0.2) if self.relu else x

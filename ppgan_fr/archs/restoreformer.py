@@ -14,6 +14,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ppgan_fr.archs._doubled_conv import conv_of_nearest2x
 from ppgan_fr.config import Frozen
 
 
@@ -51,7 +52,7 @@ class Upsample(nn.Layer):
         self.conv = nn.Conv2D(channels, channels, 3, 1, 1)
 
     def forward(self, x):
-        return self.conv(F.interpolate(x, size=[2 * x.shape[2], 2 * x.shape[3]], mode="nearest"))
+        return conv_of_nearest2x(x, self.conv.weight, self.conv.bias)
 
 
 class Downsample(nn.Layer):

@@ -60,6 +60,8 @@ class ModelSpec:
     """Named mask of `face.paste` that the restored crop is pasted with."""
     model_file: str = "inference.pdmodel"
     params_file: str = "inference.pdiparams"
+    single_file: str | None = None
+    """The same program for one picture at a time, with the same parameters: OpenVINO plans its memory for it."""
     weights_sha256: str | None = None
     engine: str | None = None
     """Fastest engine of Paddle Inference that gave the eager network's answer on the processor of the export."""
@@ -99,6 +101,8 @@ class ModelSpec:
             raise SpecError(f"{FILE_NAME}: inputs: at least one is needed")
         for name in ("model_file", "params_file"):
             _must_lie_in_the_folder(name, getattr(self, name))
+        if self.single_file is not None:
+            _must_lie_in_the_folder("single_file", self.single_file)
         if not isinstance(self.companions, Mapping):
             raise SpecError(f"{FILE_NAME}: companions: expected a mapping, got {self.companions!r}")
         for name, value in self.companions.items():
@@ -122,10 +126,10 @@ def write_spec(spec: ModelSpec, directory: str | Path) -> Path:
     content["inputs"] = [{**tensor, "shape": list(tensor["shape"])} for tensor in content["inputs"]]
     content["outputs"] = list(spec.outputs)
     content["engines"] = list(spec.engines)
-    if spec.companions:
-        content["companions"] = dict(spec.companions)
-    else:
-        del content["companions"]
+    content["companions"] = dict(spec.companions)
+    for name in ("companions", "single_file"):
+        if not content[name]:
+            del content[name]
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     beside.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     beside.replace(path)

@@ -61,6 +61,7 @@ Spec read_spec(const std::string& folder) {
     if (key == "mask") spec.mask = value;
     if (key == "model_file") spec.model_file = value;
     if (key == "params_file") spec.params_file = value;
+    if (key == "single_file" && value != "null") spec.single_file = value;
     if (key == "engine" && value != "null") spec.engine = value;
     if (key == "size" && value != "null") spec.size = std::stoi(value);
     if (key == "mean") spec.mean = std::stof(value);
@@ -73,14 +74,24 @@ Spec read_spec(const std::string& folder) {
 struct Network::Inside {
   std::shared_ptr<paddle_infer::Predictor> predictor;
   std::vector<std::string> outputs;
+  bool one_by_one = false;  // the program takes a single picture
 };
 
 Network::Network(const std::string& folder, const Options& options) : spec_(read_spec(folder)), inside_(new Inside) {
-  const std::string model = folder + "/" + spec_.model_file, parameters = folder + "/" + spec_.params_file;
-  for (const auto& path : {model, parameters})
-    if (!std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": no such file");
   std::string engine = options.engine.empty() ? spec_.engine : options.engine;
   if (engine.empty()) engine = "paddle";
+  inside_->one_by_one = engine == "openvino" && !spec_.single_file.empty();
+  std::string model = folder + "/" + (inside_->one_by_one ? spec_.single_file : spec_.model_file);
+  std::string parameters = folder + "/" + spec_.params_file;
+  for (const auto& path : {model, parameters})
+    if (!std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": no such file");
+  Scratch scratch;
+  if (inside_->one_by_one)  // OpenVINO looks for the parameters under the name of the program
+    for (auto* path : {&model, &parameters}) {
+      const auto link = std::filesystem::path(scratch.path) / (path == &model ? "inference.pdmodel" : "inference.pdiparams");
+      std::filesystem::create_symlink(std::filesystem::absolute(*path), link);
+      *path = link.string();
+    }
   paddle_infer::Config config(model, parameters);
   config.DisableGlogInfo();
   config.DisableGpu();
@@ -94,7 +105,6 @@ Network::Network(const std::string& folder, const Options& options) : spec_(read
   if (engine == "onednn") config.EnableMKLDNN();
 #endif
   if (engine == "onednn" && options.bf16) config.EnableMkldnnBfloat16();
-  Scratch scratch;
   if (engine == "openvino") {
     config.SetOptimCacheDir(scratch.path);
     config.EnableOpenVINOEngine(options.bf16 ? paddle_infer::PrecisionType::kBf16
@@ -112,6 +122,30 @@ Network::~Network() = default;
 
 std::vector<Array> Network::run(const std::vector<Array>& inputs) {
   if (inputs.size() != spec_.inputs.size()) throw std::runtime_error(spec_.arch + ": wrong number of inputs");
+  if (!inside_->one_by_one || inputs[0].shape[0] == 1) return run_together(inputs);
+  std::vector<Array> answers;
+  for (int i = 0; i < inputs[0].shape[0]; ++i) {
+    std::vector<Array> one;
+    for (const auto& input : inputs) {
+      const size_t count = input.values.size() / static_cast<size_t>(input.shape[0]);
+      const auto first = input.values.begin() + static_cast<std::ptrdiff_t>(count * static_cast<size_t>(i));
+      one.push_back({input.shape, {first, first + static_cast<std::ptrdiff_t>(count)}});
+      one.back().shape[0] = 1;
+    }
+    auto answer = run_together(one);
+    if (i == 0) {
+      answers = std::move(answer);
+      continue;
+    }
+    for (size_t k = 0; k < answers.size(); ++k) {
+      answers[k].values.insert(answers[k].values.end(), answer[k].values.begin(), answer[k].values.end());
+      ++answers[k].shape[0];
+    }
+  }
+  return answers;
+}
+
+std::vector<Array> Network::run_together(const std::vector<Array>& inputs) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     auto handle = inside_->predictor->GetInputHandle(spec_.inputs[i]);
     handle->Reshape(inputs[i].shape);

@@ -14,7 +14,7 @@ struct Array {
 // What the program needs of inference.yml.
 struct Spec {
   std::string arch, kind = "restorer", channel_order = "RGB", template_name = "ffhq_512", mask = "face";
-  std::string model_file = "inference.pdmodel", params_file = "inference.pdiparams", engine;
+  std::string model_file = "inference.pdmodel", params_file = "inference.pdiparams", single_file, engine;
   int size = 512;
   float mean = 127.5f, std = 127.5f;
   std::vector<std::string> inputs;
@@ -37,6 +37,7 @@ class Network {
   const Spec& spec() const { return spec_; }
 
  private:
+  std::vector<Array> run_together(const std::vector<Array>& inputs);
   struct Inside;
   Spec spec_;
   std::unique_ptr<Inside> inside_;
