@@ -5,6 +5,7 @@
 //     mask SIZE 10 numbers               -> row means, then column means
 //     warp W H SEED 10 numbers           -> all bytes of a 64-pixel crop of a made-up picture
 //     paste W H SEED 10 numbers          -> all bytes of the picture with the crop pasted back, brightened
+//     enlarge W H SEED                   -> all bytes of a made-up picture at 48 x 48
 //     suppress N score overlap 5 N       -> indices
 #include <cstdint>
 #include <cstdio>
@@ -70,6 +71,11 @@ int main(int argc, char** argv) {
       for (auto& value : bright.data) value = uint8_t(128 + value / 2);
       paste(image, bright, crop.to_template, face_mask(crop.points, 64));
       print(image.data);
+    } else if (name == "enlarge") {
+      int width, height;
+      uint32_t seed;
+      line >> width >> height >> seed;
+      print(resize_linear(made_up(width, height, seed), 48, 48).data);
     } else if (name == "suppress") {
       int count;
       float score, overlap;

@@ -301,21 +301,19 @@ Field resize_area(const Field& field, int width, int height) { return area(field
 Image resize_linear(const Image& image, int width, int height) {
   Image out(width, height, image.channels);
   const double sx = double(image.width) / width, sy = double(image.height) / height;
-  auto split = [](double at, int size, int& first, float& part) {
-    first = int(std::floor(at));
-    part = float(at - first);
-    if (first < 0) first = 0, part = 0;
-    if (first >= size - 1) first = size - 1, part = 0;
-  };
   for (int y = 0; y < height; ++y) {
-    int y0;
-    float fy;
-    split((y + 0.5) * sy - 0.5, image.height, y0, fy);
+    // At the upper and lower edge OpenCV blends a row with itself, which loses a fraction; at the sides it does not.
+    const double v = (y + 0.5) * sy - 0.5;
+    const int above = int(std::floor(v));
+    const float fy = float(v - above);
+    const int y0 = std::max(above, 0), y1 = std::min(above + 1, image.height - 1);
     for (int x = 0; x < width; ++x) {
-      int x0;
-      float fx;
-      split((x + 0.5) * sx - 0.5, image.width, x0, fx);
-      const int x1 = std::min(x0 + 1, image.width - 1), y1 = std::min(y0 + 1, image.height - 1);
+      const double u = (x + 0.5) * sx - 0.5;
+      int x0 = int(std::floor(u));
+      float fx = float(u - x0);
+      if (x0 < 0) x0 = 0, fx = 0;
+      if (x0 >= image.width - 1) x0 = image.width - 1, fx = 0;
+      const int x1 = std::min(x0 + 1, image.width - 1);
       // OpenCV's fixed point: eleven bits per weight, and its way of dropping the rest
       const int ax = int(std::nearbyint(fx * 2048)), ay = int(std::nearbyint(fy * 2048));
       for (int c = 0; c < image.channels; ++c) {
