@@ -2,7 +2,9 @@
 
 GFP-GAN (section 3.4 of its paper) judges the whole face and, apart from it, the eyes and the mouth. On two cores the
 whole face costs too much, so a window of it at a random place stands in; eyes share one discriminator, the right one
-mirrored. Loss: StyleGAN2's non-saturating logistic loss with lazy R1. The discriminators are not part of the result.
+mirrored. Each sees the degraded window as well: judged alone, eyes with the rims of glasses are as good as any, and a
+restorer learned to draw them on people who wear none. Loss: StyleGAN2's non-saturating logistic loss with lazy R1. The
+discriminators are not part of the result.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ LEFT_EYE, RIGHT_EYE, MOUTH_CENTRE = (240, 193), (240, 319), (371, 257)  # (y, x)
 
 
 class PatchDiscriminator(nn.Module):
-    """(N, 3, H, W) in [-1, 1] to logits (N, 1, H / 8, W / 8), each of a patch of 46 pixels."""
+    """Picture and degraded picture, (N, 6, H, W) in [-1, 1], to logits (N, 1, H / 8, W / 8) of patches of 46 pixels."""
 
     def __init__(self, width: int = 48):
         super().__init__()
-        widths = (3, width, 2 * width, 4 * width)
+        widths = (6, width, 2 * width, 4 * width)
         self.steps = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.body = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
         self.judge = nn.Conv2d(widths[-1], 1, 3, padding=1)
@@ -61,8 +63,9 @@ class Adversary:
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
 
-    def windows(self, image, centre):
+    def windows(self, image, degraded, centre):
         """What each discriminator looks at; `centre` is that of the skin window."""
+        image = torch.cat([image, degraded], 1)
         eyes = torch.cat([window(image, LEFT_EYE, EYE), window(image, RIGHT_EYE, EYE).flip(3)])
         return {"skin": window(image, centre, SKIN), "eye": eyes, "mouth": window(image, MOUTH_CENTRE, MOUTH)}
 
@@ -70,7 +73,7 @@ class Adversary:
         """A place for the skin window: anywhere in the face and the hair beside it."""
         return int(rng.integers(130, 400)), int(rng.integers(120, 392))
 
-    def push(self, fake, centre, length):
+    def push(self, fake, degraded, centre, length):
         """The gradient of softplus(-D(fake)), summed over the discriminators, for the picture, scaled to a length.
 
         Zero for the first 40 steps, while the discriminators know nothing, then growing for 60.
@@ -78,15 +81,15 @@ class Adversary:
         self.networks.requires_grad_(False)
         fake = fake.detach().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
-            logits = [self.networks[name](part) for name, part in self.windows(fake, centre).items()]
+            logits = [self.networks[name](part) for name, part in self.windows(fake, degraded, centre).items()]
         (slope,) = torch.autograd.grad(sum(F.softplus(-x.float()).mean() for x in logits), fake)
         trust = min(1.0, max(0.0, (self.steps - 40) / 60))
         return slope * (trust * length / slope.norm().clamp_min(1e-12))
 
-    def learn(self, fake, real, centre) -> dict[str, float]:
+    def learn(self, fake, real, degraded, centre) -> dict[str, float]:
         """One step of the discriminators; the terms by name."""
         self.networks.requires_grad_(True)
-        fakes, reals = self.windows(fake.detach(), centre), self.windows(real, centre)
+        fakes, reals = (self.windows(image, degraded, centre) for image in (fake.detach(), real))
         loss, said = 0.0, {}
         with torch.autocast("cpu", torch.bfloat16):
             for name, network in self.networks.items():

@@ -402,12 +402,12 @@ def main() -> None:
             (pull,) = torch.autograd.grad(loss - coarse_terms, image)
             if adversary:
                 centre = adversary.centre(rng)
-                pull = pull + adversary.push(image, centre, arguments.gan * pull.norm())
+                pull = pull + adversary.push(image, lq, centre, arguments.gan * pull.norm())
             torch.autograd.backward([coarse_terms, drawn], [None, pull.to(drawn.dtype)])
         torch.nn.utils.clip_grad_norm_(learnable, 5.0)
         optimizer.step()
         if adversary:
-            terms |= adversary.learn(image, gt, centre)
+            terms |= adversary.learn(image, gt, lq, centre)
         state["step"] += 1
         decay = min(0.998, state["step"] / (state["step"] + 10))
         with torch.no_grad():
