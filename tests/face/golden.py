@@ -20,7 +20,8 @@ FILE = Path(__file__).resolve().parents[1] / "golden" / "face" / "geometry.json"
 SAMPLES = 150
 CROP = 64
 TOLERANCE = {"similarity": 2e-3, "mask": 1e-5, "warp": 8, "paste": 2, "suppress": 0, "enlarge": 0}
-"""Between languages (none for whole numbers): OpenCV looks at 32nds of a pixel, so that one step of the harsh test pattern may be 8 levels."""
+"""Between languages: OpenCV looks at 32nds of a pixel, so that one step of the harsh test pattern may be 8 levels. What
+is whole numbers throughout is equal."""
 
 
 def made_up(width: int, height: int, seed: int) -> np.ndarray:
