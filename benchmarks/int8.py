@@ -34,15 +34,16 @@ def main() -> int:
     import openvino
 
     from ppgan_fr.face.spec import read_spec
+    from ppgan_fr.inference import under_one_name
 
     spec = read_spec(args.model_dir)
     inputs = degraded(args.faces, args.count + 8, spec)
+    if len(inputs) <= args.count:
+        parser.error(f"{args.faces}: {len(inputs)} pictures, more than --count {args.count} are needed")
     core = openvino.Core()
     with tempfile.TemporaryDirectory() as scratch:
-        program = Path(scratch) / "inference.pdmodel"
-        program.symlink_to((args.model_dir / (spec.single_file or spec.model_file)).resolve())
-        program.with_suffix(".pdiparams").symlink_to((args.model_dir / spec.params_file).resolve())
-        model = core.read_model(program)
+        files = args.model_dir / (spec.single_file or spec.model_file), args.model_dir / spec.params_file
+        model = core.read_model(under_one_name(*files, Path(scratch))[0])
         calibration = nncf.Dataset(inputs[: args.count])
         quantised = nncf.quantize(
             model, calibration, preset=nncf.QuantizationPreset.MIXED, subset_size=args.count, fast_bias_correction=True
@@ -74,7 +75,7 @@ def main() -> int:
 
 
 def degraded(folder: Path, count: int, spec) -> list[dict[str, np.ndarray]]:
-    """Inputs of the network: faces of a folder, halved to a quarter and compressed."""
+    """Inputs of the network: faces of a folder, made two to six times smaller and compressed."""
     import cv2
 
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg"))[:count]
@@ -85,7 +86,7 @@ def degraded(folder: Path, count: int, spec) -> list[dict[str, np.ndarray]]:
         _, packed = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 40 + i % 4 * 15])
         picture = cv2.resize(cv2.imdecode(packed, cv2.IMREAD_COLOR), (spec.size, spec.size))
         tensor = (picture[..., ::-1].astype(np.float32) - spec.mean) / spec.std
-        extra = {tensor.name: np.full((1, *tensor.shape[1:]), 0.5, np.float32) for tensor in spec.inputs[1:]}
+        extra = {other.name: np.full((1, *other.shape[1:]), 0.5, np.float32) for other in spec.inputs[1:]}
         found.append({spec.inputs[0].name: np.ascontiguousarray(tensor.transpose(2, 0, 1)[None]), **extra})
     return found
 

@@ -183,29 +183,31 @@ def paddle_run(
     for path in (model, parameters):
         if not path.is_file():
             raise EngineError(f"{path}: no such file")
-    with tempfile.TemporaryDirectory(prefix="ppgan_fr_") as scratch:
-        if single:
-            model, parameters = _under_one_name(model, parameters, Path(scratch))
-        config = module.AnalysisConfig(str(model), str(parameters))
-        # The OpenVINO engine writes what it compiled, by default into the current folder; reading it back saves no
-        # time that could be measured.
-        config.set_optim_cache_dir(scratch)
-        config.disable_glog_info()
-        config.switch_ir_optim(True)
-        config.enable_memory_optim()
-        if not spec.model_file.endswith(".pdmodel"):
-            config.enable_new_executor(True)
-        if use_gpu:
-            config.enable_use_gpu(256, gpu_id)
-            if use_tensorrt:
-                _enable_tensorrt(config, module, precision)
-        else:
-            config.disable_gpu()
-            _set_cpu_engine(config, module, chosen, precision, cpu_threads or default_threads())
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="ppgan_fr_") as scratch:
+            if single:
+                model, parameters = under_one_name(model, parameters, Path(scratch))
+            config = module.AnalysisConfig(str(model), str(parameters))
+            # The OpenVINO engine writes what it compiled, by default into the current folder; reading it back saves
+            # no time that could be measured.
+            config.set_optim_cache_dir(scratch)
+            config.disable_glog_info()
+            config.switch_ir_optim(True)
+            config.enable_memory_optim()
+            if not spec.model_file.endswith(".pdmodel"):
+                config.enable_new_executor(True)
+            if use_gpu:
+                config.enable_use_gpu(256, gpu_id)
+                if use_tensorrt:
+                    _enable_tensorrt(config, module, precision)
+            else:
+                config.disable_gpu()
+                _set_cpu_engine(config, module, chosen, precision, cpu_threads or default_threads())
             predictor = module.create_predictor(config)
-        except (RuntimeError, ValueError, OSError, SystemError) as error:
-            raise EngineError(f"{directory}: engine {chosen} cannot load it ({_first_line(error)})") from None
+    except EngineError:
+        raise
+    except (RuntimeError, ValueError, OSError, SystemError) as error:
+        raise EngineError(f"{directory}: engine {chosen} cannot load it ({_first_line(error)})") from None
     _return_freed_memory()
     run = _as_run(predictor, chosen)
     return _one_by_one(run) if single else run
@@ -220,7 +222,7 @@ def _return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _under_one_name(model: Path, parameters: Path, folder: Path) -> tuple[Path, Path]:
+def under_one_name(model: Path, parameters: Path, folder: Path) -> tuple[Path, Path]:
     """Lays links to both into `folder`: OpenVINO looks for the parameters under the name of the program."""
     links = folder / "inference.pdmodel", folder / "inference.pdiparams"
     for path, link in zip((model, parameters), links):

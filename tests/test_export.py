@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -235,6 +236,13 @@ def test_requests_that_cannot_be_met_are_one_line(exported):
         with pytest.raises(EngineError, match=message) as caught:
             paddle_run(folder, **options)
         assert "\n" not in str(caught.value)
+
+
+def test_without_a_temporary_folder_loading_fails_in_one_line(exported, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(EngineError, match="cannot load it") as told:
+        paddle_run(exported[0], cpu_threads=1)
+    assert "\n" not in str(told.value)
 
 
 def test_a_processor_without_bfloat16_says_so(exported, monkeypatch):

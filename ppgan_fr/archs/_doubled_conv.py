@@ -77,7 +77,7 @@ def conv_of_nearest2x(
 
 
 def turned(kernel: paddle.Tensor) -> paddle.Tensor:
-    """The last two axes reversed, by gathering: no engine but Paddle's own reads its `flip`."""
+    """The last two axes reversed, by gathering, which every engine and converter reads."""
     for axis in (kernel.ndim - 2, kernel.ndim - 1):
         order = paddle.to_tensor(np.arange(kernel.shape[axis])[::-1].copy())
         kernel = paddle.gather(kernel, order, axis=axis)
