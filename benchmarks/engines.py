@@ -305,8 +305,11 @@ def _openvino(job: dict[str, Any], precision: str) -> Any:
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
+    from ppgan_fr.face.spec import read_spec
+
     core = openvino.Core()
-    network = core.read_model(job["onnx"])
+    single = read_spec(job["model"]).single_file  # what Paddle's engine gets
+    network = core.read_model(Path(job["model"]) / single if single else job["onnx"])
     network.reshape({tensor: [1, *list(tensor.partial_shape)[1:]] for tensor in network.inputs})
     model = core.compile_model(network, "CPU", options)
     names = [tensor.any_name for tensor in model.inputs]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -34,20 +33,18 @@ def main() -> int:
     import openvino
 
     from ppgan_fr.face.spec import read_spec
-    from ppgan_fr.inference import under_one_name
 
     spec = read_spec(args.model_dir)
     inputs = degraded(args.faces, args.count + 8, spec)
     if len(inputs) <= args.count:
         parser.error(f"{args.faces}: {len(inputs)} pictures, more than --count {args.count} are needed")
     core = openvino.Core()
-    with tempfile.TemporaryDirectory() as scratch:
-        files = args.model_dir / (spec.single_file or spec.model_file), args.model_dir / spec.params_file
-        model = core.read_model(under_one_name(*files, Path(scratch))[0])
-        calibration = nncf.Dataset(inputs[: args.count])
-        quantised = nncf.quantize(
-            model, calibration, preset=nncf.QuantizationPreset.MIXED, subset_size=args.count, fast_bias_correction=True
-        )
+    model = core.read_model(args.model_dir / spec.model_file)
+    model.reshape({tensor: [1, *list(tensor.partial_shape)[1:]] for tensor in model.inputs})
+    calibration = nncf.Dataset(inputs[: args.count])
+    quantised = nncf.quantize(
+        model, calibration, preset=nncf.QuantizationPreset.MIXED, subset_size=args.count, fast_bias_correction=True
+    )
     options = {"INFERENCE_NUM_THREADS": args.threads, "PERFORMANCE_HINT": "LATENCY"}
     compiled = {
         name: core.compile_model(network, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint})

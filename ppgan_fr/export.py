@@ -49,9 +49,9 @@ BATCHES = (1, 4)
 """Sizes that are compared, each twice."""
 BF16_PSNR = 50.0
 """bfloat16 is offered when the answers differ by less than this many decibels."""
-REVISION = 2
+REVISION = 3
 """Raised when the same network and weights would be exported differently: cached exports are made anew."""
-SINGLE_FILE = "inference.single.pdmodel"
+SINGLE_FILE, SINGLE_PARAMETERS = "inference.single.pdmodel", "inference.single.pdiparams"
 _UNUSED_SECTIONS = ("recipe", "data", "train", "evaluate")
 
 _YUNET_OUTPUTS = tuple(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32))
@@ -295,7 +295,7 @@ def save(network: Any, spec: ModelSpec, folder: Path, *, fidelity: float | None 
         if legacy:
             program.simplify(folder / "inference")
         if spec.single_file is not None:
-            program.fix_batch(folder / spec.model_file, folder / spec.single_file)
+            program.for_one_picture(folder / "inference", (folder / spec.single_file).with_suffix(""))
     except OSError:
         raise
     except Exception as error:  # tracing runs the network's own code, and every operator has its own exception
@@ -457,7 +457,7 @@ def _put_in_place(folder: Path, target: Path) -> None:
     if not target.is_dir():
         raise ExportError(f"{target}: is a file, not a folder")
     (target / "inference.yml").unlink(missing_ok=True)  # an interrupted replacement is no export at all
-    for stale in ("inference.pdmodel", "inference.json", SINGLE_FILE):
+    for stale in ("inference.pdmodel", "inference.json", SINGLE_FILE, SINGLE_PARAMETERS):
         if not (folder / stale).exists():
             (target / stale).unlink(missing_ok=True)
     for path in sorted(folder.iterdir(), key=lambda path: path.suffix == ".yml"):  # the description comes last

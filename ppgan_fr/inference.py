@@ -12,10 +12,9 @@ import ctypes
 import importlib
 import importlib.machinery
 import importlib.util
+import itertools
 import os
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -30,6 +29,8 @@ ENGINES = ("openvino", "onednn", "paddle")
 """Fastest first: the OpenVINO engine inside Paddle Inference, oneDNN, and Paddle's own kernels."""
 PRECISIONS = ("fp32", "bf16")
 _CORE = "paddle.base.libpaddle"
+_FLOAT32, _BFLOAT16 = 10, 16  # of `phi::DataType`
+_ENGINES_MADE = itertools.count()
 
 
 class EngineError(ValueError):
@@ -180,17 +181,17 @@ def paddle_run(
     chosen = choose_engine(spec, engine, precision, use_gpu)
     single = spec.single_file if chosen == "openvino" else None
     model, parameters = directory / (single or spec.model_file), directory / spec.params_file
+    if single:
+        parameters = model.with_suffix(".pdiparams")
     for path in (model, parameters):
         if not path.is_file():
             raise EngineError(f"{path}: no such file")
+    threads = cpu_threads or default_threads()
     try:
-        with tempfile.TemporaryDirectory(prefix="ppgan_fr_") as scratch:
-            if single:
-                model, parameters = under_one_name(model, parameters, Path(scratch))
+        if chosen == "openvino":
+            predictor = _openvino_predictor(module, model, parameters, precision, threads)
+        else:
             config = module.AnalysisConfig(str(model), str(parameters))
-            # The OpenVINO engine writes what it compiled, by default into the current folder; reading it back saves
-            # no time that could be measured.
-            config.set_optim_cache_dir(scratch)
             config.disable_glog_info()
             config.switch_ir_optim(True)
             config.enable_memory_optim()
@@ -202,7 +203,7 @@ def paddle_run(
                     _enable_tensorrt(config, module, precision)
             else:
                 config.disable_gpu()
-                _set_cpu_engine(config, module, chosen, precision, cpu_threads or default_threads())
+                _set_cpu_engine(config, chosen, precision, threads)
             predictor = module.create_predictor(config)
     except EngineError:
         raise
@@ -213,6 +214,94 @@ def paddle_run(
     return _one_by_one(run) if single else run
 
 
+def _openvino_predictor(module: Any, model: Path, parameters: Path, precision: str, threads: int) -> Any:
+    """A predictor of a program that is OpenVINO's engine and nothing else.
+
+    `enable_openvino_engine` arrives at the same program, but loads the parameters and runs its passes over every
+    operator before, and makes OpenVINO write what it compiled to a file, as large as the parameters, that nobody reads.
+    """
+    written = module.ProgramDesc(model.read_bytes())  # must outlive what is read from it
+    given = written.block(0) if written.num_blocks() else None
+    operators = [given.op(i) for i in range(given.op_size())] if given else []
+    names = {
+        "feed": [op.output("Out")[0] for op in operators if op.type() == "feed"],
+        "fetch": [op.input("X")[0] for op in operators if op.type() == "fetch"],
+    }
+    if given is None or not all(names.values()):
+        raise EngineError(f"{model}: not an inference program")
+    shapes = {name: list(given.find_var(name.encode()).shape()) for name in names["feed"] + names["fetch"]}
+    program = _engine_program(
+        module,
+        names["feed"],
+        names["fetch"],
+        shapes,
+        {
+            "model_program_path": str(model.resolve()),
+            "model_params_path": str(parameters.resolve()),
+            "model_opt_cache_dir": "",
+            "inference_precision": _BFLOAT16 if precision == "bf16" else _FLOAT32,
+            "inference_num_threads": threads,
+            "engine_key": f"{model.resolve()} {next(_ENGINES_MADE)}",
+        },
+    )
+    config = module.AnalysisConfig()
+    config.set_model_buffer(program, len(program), b"", 0)
+    config.disable_glog_info()
+    config.disable_gpu()
+    config.switch_ir_optim(False)
+    if hasattr(config, "disable_mkldnn"):
+        config.disable_mkldnn()
+    config.set_cpu_math_library_num_threads(threads)
+    predictor = module.create_predictor(config)
+    # The engine is made by the first run. Where every side is known, that one is refused for its number of axes before
+    # anything is computed; where not, it is a small one.
+    known = all(min(shapes[name]) > 0 for name in names["feed"])
+    for name in names["feed"]:
+        shape = [1] if known else [side if side > 0 else 64 if axis else 1 for axis, side in enumerate(shapes[name])]
+        handle = predictor.get_input_handle(name)
+        handle.reshape(shape)
+        handle._copy_from_cpu_bind(np.zeros(shape, np.float32))
+    try:
+        predictor.run()
+    except RuntimeError as error:
+        if not known or "requires input_shape" not in str(error):
+            raise
+    return predictor
+
+
+def _engine_program(
+    module: Any, inputs: list[str], outputs: list[str], shapes: dict[str, list[int]], attributes: dict[str, Any]
+) -> bytes:
+    """Feed, the OpenVINO engine with these attributes, fetch; serialised."""
+    program = module.ProgramDesc()
+    block, kinds = program.block(0), module.VarDesc.VarType
+    for name, kind in (("feed", kinds.FEED_MINIBATCH), ("fetch", kinds.FETCH_LIST)):
+        variable = block.var(name.encode())
+        variable.set_type(kind)
+        variable.set_persistable(True)
+    for name in inputs + outputs:
+        variable = block.var(name.encode())
+        variable.set_type(kinds.DENSE_TENSOR)
+        variable.set_shape(shapes[name])
+        variable.set_dtype(kinds.FP32)
+
+    def add(kind: str, taken: tuple[str, list[str]], made: tuple[str, list[str]], said: dict[str, Any]) -> None:
+        op = block.append_op()
+        op.set_type(kind)
+        op.set_input(*taken)
+        op.set_output(*made)
+        for name, value in said.items():
+            op._set_attr(name, value)
+
+    for column, name in enumerate(inputs):
+        add("feed", ("X", ["feed"]), ("Out", [name]), {"col": column})
+    kinds_made = {"origin_fetch_outputs_dtype": [int(kinds.FP32)] * len(outputs)}
+    add("openvino_engine", ("Xs", inputs), ("Ys", outputs), {**attributes, **kinds_made})
+    for column, name in enumerate(outputs):
+        add("fetch", ("X", [name]), ("Out", ["fetch"]), {"col": column})
+    return program.serialize_to_string()
+
+
 def _return_freed_memory() -> None:
     """Gives the memory that loading took and freed, nearly the size of the parameters, back to the system.
 
@@ -220,17 +309,6 @@ def _return_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def under_one_name(model: Path, parameters: Path, folder: Path) -> tuple[Path, Path]:
-    """Lays links to both into `folder`: OpenVINO looks for the parameters under the name of the program."""
-    links = folder / "inference.pdmodel", folder / "inference.pdiparams"
-    for path, link in zip((model, parameters), links):
-        try:
-            link.symlink_to(path.resolve())
-        except OSError:  # where links need a privilege
-            shutil.copyfile(path, link)
-    return links
 
 
 def _one_by_one(run: Run) -> Run:
@@ -244,19 +322,15 @@ def _one_by_one(run: Run) -> Run:
     return run_each
 
 
-def _set_cpu_engine(config: Any, module: Any, engine: str, precision: str, threads: int) -> None:
+def _set_cpu_engine(config: Any, engine: str, precision: str, threads: int) -> None:
     config.set_cpu_math_library_num_threads(threads)
     if engine == "onednn":
         config.enable_mkldnn()
         config.set_mkldnn_cache_capacity(4)  # one entry per input shape; without a limit it grows with every new one
         if precision == "bf16":
             config.enable_mkldnn_bfloat16()
-        return
-    if hasattr(config, "disable_mkldnn"):
+    elif hasattr(config, "disable_mkldnn"):
         config.disable_mkldnn()
-    if engine == "openvino":
-        kind = module.AnalysisConfig.Precision
-        config.enable_openvino_engine(kind.Bfloat16 if precision == "bf16" else kind.Float32)
 
 
 def _enable_tensorrt(config: Any, module: Any, precision: str) -> None:

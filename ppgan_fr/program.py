@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from ppgan_fr import winograd
+
 GROWTH = 2
 """A constant is stored if it has at most so many times the numbers of what it is made of,"""
 SMALL = 1 << 16
 """or at most so many."""
-LARGE = 1 << 20
+LARGE = 1 << 18
 """A matrix of at least so many numbers is worth turning."""
 _SOURCES = ("assign_value", "fill_constant")
 
@@ -45,24 +47,25 @@ def simplify(stem: Path) -> None:
         paddle.static.save_inference_model(str(stem), inputs, fetches, executor, program=program)
 
 
-def fix_batch(model: Path, target: Path, batch: int = 1) -> None:
-    """Writes the program of `model` again for pictures that come `batch` at a time; its parameters serve both.
+def for_one_picture(stem: Path, target: Path) -> None:
+    """Writes a program and its parameters again, for OpenVINO: one picture at a time, with fewer products.
 
     Args:
-        model: a legacy program, `.pdmodel`, for any batch.
-        target: the file to write.
-        batch: how many pictures.
+        stem: a legacy program for any batch, without the suffix.
+        target: where to write, without the suffix.
     """
     import paddle
 
-    with _static_mode():
-        program = paddle.static.Program.parse_from_string(model.read_bytes())
+    with _static_mode(), paddle.static.scope_guard(paddle.static.Scope()):
+        executor = paddle.static.Executor(paddle.CPUPlace())
+        program, feeds, fetches = paddle.static.load_inference_model(str(stem), executor)
         block = program.global_block()
-        for op in block.ops:
-            if op.type == "feed":
-                variable = block.var(op.output_arg_names[0])
-                variable.desc.set_shape([batch, *variable.shape[1:]])
-        target.write_bytes(program.desc.serialize_to_string())
+        inputs = [block.var(name) for name in feeds]
+        for variable in inputs:
+            variable.desc.set_shape([1, *variable.shape[1:]])
+        winograd.rewrite(block, paddle.static.global_scope())
+        _multiply_and_sum(block)
+        paddle.static.save_inference_model(str(target), inputs, fetches, executor, program=program)
 
 
 def _fold_constants(program: Any, executor: Any) -> None:
@@ -112,6 +115,35 @@ def _turn_matrices(block: Any) -> None:
             _store(name, np.array(paddle.static.global_scope().var(name).get_tensor()).T)
             weight.desc.set_shape(list(reversed(weight.shape)))
             op._set_attr("trans_y", True)
+
+
+def _multiply_and_sum(block: Any) -> None:
+    """Writes the product of one row with a large matrix as what it is.
+
+    Each number is read once, so nothing is gained by packing the matrix for the processor, which costs a second one in
+    memory.
+    """
+    for place, op in reversed(list(enumerate(block.ops))):
+        if op.type != "matmul_v2" or not op.attr("trans_y") or op.attr("trans_x"):
+            continue
+        row, matrix, answer = (block.var(name) for name in (op.input("X")[0], op.input("Y")[0], op.output("Out")[0]))
+        outputs = matrix.shape[0]
+        if not matrix.persistable or len(row.shape) != 2 or len(matrix.shape) != 2 or math.prod(matrix.shape) < LARGE:
+            continue
+        stem = answer.name
+        block._remove_op(place, sync=False)
+        products = block.create_var(name=f"{stem}.products", shape=matrix.shape, dtype=answer.dtype)
+        sums = block.create_var(name=f"{stem}.sums", shape=(outputs,), dtype=answer.dtype)
+        unused = block.create_var(name=f"{stem}.shape", shape=(0, outputs), dtype=answer.dtype)
+        for i, (kind, given, made, attributes) in enumerate(
+            (
+                ("elementwise_mul", {"X": [matrix], "Y": [row]}, {"Out": [products]}, {"axis": -1}),
+                ("reduce_sum", {"X": [products]}, {"Out": [sums]}, {"dim": [1]}),
+                ("reshape2", {"X": [sums]}, {"Out": [answer], "XShape": [unused]}, {"shape": [1, outputs]}),
+            )
+        ):
+            block._insert_op_without_sync(place + i, type=kind, inputs=given, outputs=made, attrs=attributes)
+    block._sync_with_cpp()
 
 
 def _store(name: str, value: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,7 @@ def test_nothing_but_the_model_and_its_detector_lies_in_the_folder(exported):
     assert sorted(path.name for path in folder.iterdir()) == [
         "inference.pdiparams",
         "inference.pdmodel",
+        "inference.single.pdiparams",
         "inference.single.pdmodel",
         "inference.yml",
         "onet",
@@ -238,11 +240,25 @@ def test_requests_that_cannot_be_met_are_one_line(exported):
         assert "\n" not in str(caught.value)
 
 
-def test_without_a_temporary_folder_loading_fails_in_one_line(exported, monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with pytest.raises(EngineError, match="cannot load it") as told:
-        paddle_run(exported[0], cpu_threads=1)
-    assert "\n" not in str(told.value)
+def test_loading_writes_nothing(exported, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    before = sorted(exported[0].iterdir())
+    for engine, precision in offered():
+        paddle_run(exported[0], engine=engine, precision=precision, cpu_threads=1)
+    assert list(tmp_path.iterdir()) == [] and sorted(exported[0].iterdir()) == before
+
+
+@pytest.mark.skipif(("openvino", "fp32") not in offered(), reason="this Paddle has no OpenVINO engine")
+@pytest.mark.parametrize("name", ["inference.single.pdmodel", "inference.single.pdiparams"])
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_truncated_file_is_refused_in_one_line(exported, tmp_path, name, left):
+    folder = tmp_path / "model"
+    shutil.copytree(exported[0], folder)
+    os.truncate(folder / name, left)
+    with pytest.raises(EngineError) as told:
+        paddle_run(folder, engine="openvino", cpu_threads=1)
+    assert str(folder) in str(told.value) and "\n" not in str(told.value)
 
 
 def test_a_processor_without_bfloat16_says_so(exported, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -45,7 +47,7 @@ def stem(network, tmp_path):
 
 def operators(stem):
     with paddle.pir_utils.OldIrGuard():
-        read = paddle.static.Program.parse_from_string(stem.with_suffix(".pdmodel").read_bytes())
+        read = paddle.static.Program.parse_from_string(Path(f"{stem}.pdmodel").read_bytes())
     return [op.type for op in read.global_block().ops]
 
 
@@ -104,14 +106,37 @@ def test_a_second_time_changes_nothing(stem, x):
 
 
 def test_a_program_for_one_picture_says_so_and_answers_alike(stem, x, tmp_path):
-    single = tmp_path / "single" / "inference"
-    single.parent.mkdir()
-    program.fix_batch(stem.with_suffix(".pdmodel"), single.with_suffix(".pdmodel"))
-    single.with_suffix(".pdiparams").symlink_to(stem.with_suffix(".pdiparams"))
+    single = tmp_path / "inference.single"
+    program.for_one_picture(stem, single)
     with paddle.pir_utils.OldIrGuard():
-        read = paddle.static.Program.parse_from_string(single.with_suffix(".pdmodel").read_bytes())
+        read = paddle.static.Program.parse_from_string(Path(f"{single}.pdmodel").read_bytes())
     assert read.global_block().var("x").shape == (1, 3, 8, 8)
     np.testing.assert_array_equal(answers(single, x[:1]), answers(stem, x[:1]))
+
+
+class Mapping(nn.Layer):
+    """A row through a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 7)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_for_one_picture_a_row_meets_a_large_matrix_without_packing_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "LARGE", 80)
+    network, stem, single = Mapping(), tmp_path / "inference", tmp_path / "inference.single"
+    with paddle.pir_utils.OldIrGuard():
+        paddle.jit.save(network, str(stem), input_spec=[paddle.static.InputSpec([None, 12], "float32", "x")])
+    program.simplify(stem)
+    program.for_one_picture(stem, single)
+    assert "matmul_v2" in operators(stem) and "matmul_v2" not in operators(single)
+    row = np.random.default_rng(0).standard_normal((1, 12)).astype(np.float32)
+    with paddle.no_grad():
+        expected = network(paddle.to_tensor(row)).numpy()
+    np.testing.assert_allclose(answers(single, row), expected, rtol=0, atol=1e-6)
 
 
 def test_the_mode_of_paddle_is_what_it_was(stem):

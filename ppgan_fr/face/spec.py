@@ -61,7 +61,8 @@ class ModelSpec:
     model_file: str = "inference.pdmodel"
     params_file: str = "inference.pdiparams"
     single_file: str | None = None
-    """The same program for one picture at a time, with the same parameters: OpenVINO plans its memory for it."""
+    """The program again, for OpenVINO: one picture at a time and fewer products. Its parameters lie beside it in a file
+    of the same name that ends in `.pdiparams`."""
     weights_sha256: str | None = None
     engine: str | None = None
     """Fastest engine of Paddle Inference that gave the eager network's answer on the processor of the export."""

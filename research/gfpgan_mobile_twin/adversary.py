@@ -3,7 +3,8 @@
 GFP-GAN (section 3.4 of its paper) judges the whole face and, apart from it, the eyes and the mouth. On two cores the
 whole face costs too much, so a window of it at a random place stands in; eyes share one discriminator, the right one
 mirrored. Each sees the degraded window as well: judged alone, eyes with the rims of glasses are as good as any, and a
-restorer learned to draw them on people who wear none. Loss: StyleGAN2's non-saturating logistic loss with lazy R1. The
+restorer learned to draw them on people who wear none. For the same reason they may move only the three finest levels of
+detail: what a face wears is left to the other terms. Loss: StyleGAN2's non-saturating logistic loss with lazy R1. The
 discriminators are not part of the result.
 """
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 EYE, MOUTH, SKIN = (96, 112), (96, 144), (176, 176)  # window sizes, (height, width)
+FINE = 8  # the three finest levels of the Haar transform lie within blocks of 8 x 8 pixels
 LEFT_EYE, RIGHT_EYE, MOUTH_CENTRE = (240, 193), (240, 319), (371, 257)  # (y, x) in the 512 px FFHQ alignment
 
 
@@ -74,9 +76,10 @@ class Adversary:
         return int(rng.integers(130, 400)), int(rng.integers(120, 392))
 
     def push(self, fake, degraded, centre, length):
-        """The gradient of softplus(-D(fake)), summed over the discriminators, for the picture, scaled to a length.
+        """The gradient of softplus(-D(fake)), summed over the discriminators, for the picture.
 
-        Zero for the first 40 steps, while the discriminators know nothing, then growing for 60.
+        It is scaled to a length, then loses its mean over every block of `FINE` pixels. Zero for the first 40 steps,
+        while the discriminators know nothing, then growing for 60.
         """
         self.networks.requires_grad_(False)
         fake = fake.detach().requires_grad_()
@@ -84,7 +87,8 @@ class Adversary:
             logits = [self.networks[name](part) for name, part in self.windows(fake, degraded, centre).items()]
         (slope,) = torch.autograd.grad(sum(F.softplus(-x.float()).mean() for x in logits), fake)
         trust = min(1.0, max(0.0, (self.steps - 40) / 60))
-        return slope * (trust * length / slope.norm().clamp_min(1e-12))
+        slope = slope * (trust * length / slope.norm().clamp_min(1e-12))
+        return slope - F.interpolate(F.avg_pool2d(slope, FINE), scale_factor=FINE)
 
     def learn(self, fake, real, degraded, centre) -> dict[str, float]:
         """One step of the discriminators; the terms by name."""

@@ -1,8 +1,5 @@
 #include "predictor.h"
 
-#include <unistd.h>
-
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -20,20 +17,6 @@ std::string trimmed(std::string text) {
   if (first == std::string::npos) return "";
   return text.substr(first, text.find_last_not_of(blank) - first + 1);
 }
-
-// The OpenVINO engine writes what it compiled; by default into the current folder.
-struct Scratch {
-  std::string path;
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "ppgan_fr_XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error(name + ": cannot be made");
-    path = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-};
 
 }  // namespace
 
@@ -82,17 +65,11 @@ Network::Network(const std::string& folder, const Options& options) : spec_(read
   if (engine.empty()) engine = "paddle";
   inside_->one_by_one = engine == "openvino" && !spec_.single_file.empty();
   std::string model = folder + "/" + (inside_->one_by_one ? spec_.single_file : spec_.model_file);
-  std::string parameters = folder + "/" + spec_.params_file;
-  for (const auto& path : {model, parameters})
+  std::filesystem::path parameters = folder + "/" + spec_.params_file;
+  if (inside_->one_by_one) parameters = std::filesystem::path(model).replace_extension(".pdiparams");
+  for (const auto& path : {model, parameters.string()})
     if (!std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": no such file");
-  Scratch scratch;
-  if (inside_->one_by_one)  // OpenVINO looks for the parameters under the name of the program
-    for (auto* path : {&model, &parameters}) {
-      const auto link = std::filesystem::path(scratch.path) / (path == &model ? "inference.pdmodel" : "inference.pdiparams");
-      std::filesystem::create_symlink(std::filesystem::absolute(*path), link);
-      *path = link.string();
-    }
-  paddle_infer::Config config(model, parameters);
+  paddle_infer::Config config(model, parameters.string());
   config.DisableGlogInfo();
   config.DisableGpu();
   config.EnableMemoryOptim(true);
@@ -106,7 +83,8 @@ Network::Network(const std::string& folder, const Options& options) : spec_(read
 #endif
   if (engine == "onednn" && options.bf16) config.EnableMkldnnBfloat16();
   if (engine == "openvino") {
-    config.SetOptimCacheDir(scratch.path);
+    // OpenVINO would write what it compiled, as much as the parameters, to a folder; nothing can be written to this one.
+    if (std::filesystem::is_directory("/proc/self/task")) config.SetOptimCacheDir("/proc/self/task");
     config.EnableOpenVINOEngine(options.bf16 ? paddle_infer::PrecisionType::kBf16
                                              : paddle_infer::PrecisionType::kFloat32);
   }
