@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-LARGE = 2_000_000_000
+LARGE = 500_000_000
 """Products of a convolution; below, its share of the time is not worth sixty operators."""
 SMALLEST = 64
 """Pixels a side; below, the larger weights (16 numbers instead of 9) cost more memory than the products cost time."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -286,6 +287,9 @@ def main() -> None:
     parser.add_argument(
         "--gan", type=float, default=0.3, help="stage 3: the adversaries' gradient over the other terms'"
     )
+    parser.add_argument(
+        "--only", help="stage 3: a regular expression; parameters whose names do not begin so stay as they are"
+    )
     parser.add_argument("--real-share", type=float, default=0.3)
     parser.add_argument("--harder", action="store_true", help="mix in old prints, heavy JPEG and very low resolution")
     parser.add_argument("--crop", type=int, default=224)
@@ -302,12 +306,15 @@ def main() -> None:
     load_prior(model, np.load(arguments.prior))
     model.mean_latent.copy_(torch.from_numpy(np.load(Path(arguments.faces) / "mean_latent.npy")))
     if arguments.init:
-        model.load_state_dict(torch.load(arguments.init, weights_only=False)["params"])
+        begun = torch.load(arguments.init, weights_only=False)
+        model.load_state_dict(begun["params"])
     if arguments.head:
         model.to_bands.load_state_dict(torch.load(arguments.head)["to_bands"])
     model = model.to(memory_format=torch.channels_last)
     for name, parameter in model.named_parameters():
         if arguments.stage == 1 and name.startswith(("transform", "fusion", "to_bands")):
+            parameter.requires_grad_(False)
+        if arguments.only and not re.match(arguments.only, name):
             parameter.requires_grad_(False)
     learnable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learnable, arguments.lr, betas=(0.9, 0.99))
@@ -320,8 +327,9 @@ def main() -> None:
         optimizer.load_state_dict(saved["optimizer"])
         ema, state = saved["ema"], saved["state"]
     adversary = Adversary() if arguments.stage == 3 else None
-    if adversary and last.exists():
-        adversary.load_state_dict(saved["adversary"])
+    known = saved if last.exists() else begun if arguments.init else {}
+    if adversary and "adversary" in known:
+        adversary.load_state_dict(known["adversary"])
     sface = Sface(arguments.sface) if arguments.sface else None
     vgg = Vgg(arguments.vgg, 34).to(memory_format=torch.channels_last) if arguments.vgg else None
     dataset = Faces(
