@@ -63,6 +63,9 @@ def for_one_picture(stem: Path, target: Path) -> None:
         inputs = [block.var(name) for name in feeds]
         for variable in inputs:
             variable.desc.set_shape([1, *variable.shape[1:]])
+        for op in block.ops:
+            if op.type not in ("feed", "fetch"):
+                op.desc.infer_shape(block.desc)
         winograd.rewrite(block, paddle.static.global_scope())
         _multiply_and_sum(block)
         paddle.static.save_inference_model(str(target), inputs, fetches, executor, program=program)
@@ -128,7 +131,10 @@ def _multiply_and_sum(block: Any) -> None:
             continue
         row, matrix, answer = (block.var(name) for name in (op.input("X")[0], op.input("Y")[0], op.output("Out")[0]))
         outputs = matrix.shape[0]
-        if not matrix.persistable or len(row.shape) != 2 or len(matrix.shape) != 2 or math.prod(matrix.shape) < LARGE:
+        # -1: reshaped by a size that the program computes. Were it more than one row, the comparison after export, of
+        # every engine with the eager network, would refuse this one.
+        one_row = len(row.shape) == 2 and row.shape[0] in (1, -1)
+        if not one_row or not matrix.persistable or len(matrix.shape) != 2 or math.prod(matrix.shape) < LARGE:
             continue
         stem = answer.name
         block._remove_op(place, sync=False)

@@ -39,10 +39,14 @@ def network():
 
 @pytest.fixture
 def stem(network, tmp_path):
-    shape = paddle.static.InputSpec([None, 3, 8, 8], "float32", "x")
+    return saved(network, tmp_path, 3, 8, 8)
+
+
+def saved(network, folder, *shape):
+    spec = paddle.static.InputSpec([None, *shape], "float32", "x")
     with paddle.pir_utils.OldIrGuard():
-        paddle.jit.save(network, str(tmp_path / "inference"), input_spec=[shape])
-    return tmp_path / "inference"
+        paddle.jit.save(network, str(folder / "inference"), input_spec=[spec])
+    return folder / "inference"
 
 
 def operators(stem):
@@ -127,9 +131,8 @@ class Mapping(nn.Layer):
 
 def test_for_one_picture_a_row_meets_a_large_matrix_without_packing_it(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "LARGE", 80)
-    network, stem, single = Mapping(), tmp_path / "inference", tmp_path / "inference.single"
-    with paddle.pir_utils.OldIrGuard():
-        paddle.jit.save(network, str(stem), input_spec=[paddle.static.InputSpec([None, 12], "float32", "x")])
+    network, single = Mapping(), tmp_path / "inference.single"
+    stem = saved(network, tmp_path, 12)
     program.simplify(stem)
     program.for_one_picture(stem, single)
     assert "matmul_v2" in operators(stem) and "matmul_v2" not in operators(single)
@@ -137,6 +140,22 @@ def test_for_one_picture_a_row_meets_a_large_matrix_without_packing_it(tmp_path,
     with paddle.no_grad():
         expected = network(paddle.to_tensor(row)).numpy()
     np.testing.assert_allclose(answers(single, row), expected, rtol=0, atol=1e-6)
+
+
+class Tokens(Mapping):
+    """Five rows of each picture through the same matrix."""
+
+    def forward(self, x):
+        return self.linear(x.reshape([-1, 12]))
+
+
+def test_several_rows_of_one_picture_stay_a_product_of_matrices(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "LARGE", 80)
+    stem, single = saved(Tokens(), tmp_path, 5, 12), tmp_path / "inference.single"
+    program.simplify(stem)
+    program.for_one_picture(stem, single)
+    rows = np.random.default_rng(0).standard_normal((1, 5, 12)).astype(np.float32)
+    np.testing.assert_array_equal(answers(single, rows), answers(stem, rows))
 
 
 def test_the_mode_of_paddle_is_what_it_was(stem):

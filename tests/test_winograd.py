@@ -9,7 +9,7 @@ from paddle import nn
 
 from ppgan_fr import program, winograd
 from ppgan_fr.inference import offered
-from tests.test_program import answers, operators
+from tests.test_program import answers, operators, saved
 
 CHANNELS, SIDE = 6, 8
 
@@ -54,10 +54,7 @@ def network():
 
 
 def exported(network, folder, side=SIDE):
-    shape = paddle.static.InputSpec([None, 3, side, side], "float32", "x")
-    with paddle.pir_utils.OldIrGuard():
-        paddle.jit.save(network, str(folder / "inference"), input_spec=[shape])
-    program.for_one_picture(folder / "inference", folder / "inference.single")
+    program.for_one_picture(saved(network, folder, 3, side, side), folder / "inference.single")
     return folder / "inference.single"
 
 
