@@ -128,7 +128,15 @@ def test_an_item_that_gives_up_counts_as_not_begun():
     assert [item for item, _ in plain(range(5), work=work)] == [0, 1]
 
 
-def test_the_first_signal_sets_the_flag_and_the_second_acts_as_ever():
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, also where a shell started the tests in the background and had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_sets_the_flag_and_the_second_acts_as_ever(interruptible):
     with Stop() as stop:
         assert not stop
         os.kill(os.getpid(), signal.SIGINT)
