@@ -36,7 +36,9 @@ def tree(monkeypatch, tmp_path):
     monkeypatch.setattr(
         configuration.importlib, "import_module", lambda name: load(name.replace("ppgan_fr.archs", "toy_package.nets"))
     )
-    return {"name": "x", "generator": {"arch": "toy"}}
+    yield {"name": "x", "generator": {"arch": "toy"}}
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toy_package"]:
+        del sys.modules[name]  # the next test's package lies in another folder
 
 
 def mistakes(tree, *overrides):
