@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from adversary import Adversary
+from texture import Texture
 from torch.utils.data import DataLoader, Dataset
 from twin import GFPGANMobile, haar, initialise, load_prior
 
@@ -133,11 +134,11 @@ class Vgg(torch.nn.Module):
             self.convs[str(i)] = conv
         self.requires_grad_(False)
 
-    def forward(self, image):
+    def forward(self, image, last=None):
         x = (image.flip(1) + 1) * 127.5 - torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
         found = {}
         for i in VGG_CONVS:
-            if i > self.last:
+            if i > (last or self.last):
                 break
             x = self.convs[str(i)](x)
             if i in VGG_LAYERS:
@@ -287,6 +288,7 @@ def main() -> None:
     parser.add_argument(
         "--gan", type=float, default=0.3, help="stage 3: the adversaries' gradient over the other terms'"
     )
+    parser.add_argument("--texture", type=float, default=0.0, help="stage 3: the same of the texture term")
     parser.add_argument(
         "--only", help="stage 3: a regular expression; parameters whose names do not begin so stay as they are"
     )
@@ -326,12 +328,13 @@ def main() -> None:
         model.load_state_dict(saved["raw"])
         optimizer.load_state_dict(saved["optimizer"])
         ema, state = saved["ema"], saved["state"]
-    adversary = Adversary() if arguments.stage == 3 else None
+    adversary = Adversary() if arguments.stage == 3 and arguments.gan else None
     known = saved if last.exists() else begun if arguments.init else {}
     if adversary and "adversary" in known:
         adversary.load_state_dict(known["adversary"])
     sface = Sface(arguments.sface) if arguments.sface else None
     vgg = Vgg(arguments.vgg, 34).to(memory_format=torch.channels_last) if arguments.vgg else None
+    texture = Texture(vgg) if arguments.stage == 3 and arguments.texture else None
     dataset = Faces(
         arguments.faces,
         arguments.real,
@@ -408,9 +411,13 @@ def main() -> None:
         else:
             coarse_terms = terms["pyramid"] + terms["latent"]
             (pull,) = torch.autograd.grad(loss - coarse_terms, image)
+            length = pull.norm()
             if adversary:
                 centre = adversary.centre(rng)
-                pull = pull + adversary.push(image, lq, centre, arguments.gan * pull.norm())
+                pull = pull + adversary.push(image, lq, centre, arguments.gan * length)
+            if texture:
+                push, terms["texture"] = texture.push(image, gt, rng, arguments.texture * length)
+                pull = pull + push
             torch.autograd.backward([coarse_terms, drawn], [None, pull.to(drawn.dtype)])
         torch.nn.utils.clip_grad_norm_(learnable, 5.0)
         optimizer.step()
