@@ -67,7 +67,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
             raise
         hint = "pip install -r requirements.txt" if error.name in ("paddle", "cv2", "pydantic", "yaml") else str(error)
         return _fail(name, f"the Python package {error.name!r} is missing ({hint})")
-    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+    except (ValueError, OSError) as error:
         if not _is_users(error):
             raise
         return _fail(name, _one_line(error))
@@ -96,15 +96,15 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, default: str | None
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether the message is meant for the user: an exception class of ours, or a file that is not as it should be."""
-    if isinstance(error, OSError):
+    """Whether the message is meant for the user: an exception class of ours, or what the system says of a file."""
+    if isinstance(error, OSError) and error.strerror:
         return True
     return type(error).__module__.split(".")[0] == "ppgan_fr"
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 

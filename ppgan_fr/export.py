@@ -17,10 +17,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports what the configuration names to `export.dir` (default `inference/<name>`)."""
+    """Exports what the configuration names to `export.dir` (default `inference/<name>`).
+
+    SIGTERM ends it like an error does: half-written folders go, and so does the process that compares.
+    """
     config = load_config(args.config, args.override, without=_UNUSED_SECTIONS)
-    directory, checks = export(config)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        directory, checks = export(config)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for check in checks:
         print(describe(check))  # noqa: T201
     print(f"exported: {directory}")  # noqa: T201
@@ -150,14 +158,10 @@ def add_detector(folder: Path) -> None:
 
 def copy_export(source: Path, target: Path) -> None:
     """Copies an export folder; `target` is complete or untouched."""
-    copy = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
+    with _beside(target) as copy:
         for path in source.iterdir():
             shutil.copyfile(path, copy / path.name)
-        copy.chmod(0o755)
         _put_in_place(copy, target)
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
 
 
 def load_network(section: Any, weights: Path | None) -> Any:
@@ -250,9 +254,7 @@ def write_checked(
     Raises:
         ExportError: see `export`.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
+    with _beside(target) as folder:
         save(network, spec, folder, fidelity=config.export.fidelity)
         write_spec(spec, folder)
         if config.export.batch_size > 0:
@@ -266,13 +268,11 @@ def write_checked(
             spec,
             engine=min(good, key=lambda check: check.seconds).engine,
             engines=tuple(f"{check.engine}/{check.precision}" for check in checks if check.wrong is None),
+            file_bytes={path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.suffix != ".yml"},
         )
         write_spec(spec, folder)
-        folder.chmod(0o755)
         _put_in_place(folder, target)
         return checks
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save(network: Any, spec: ModelSpec, folder: Path, *, fidelity: float | None = None) -> None:
@@ -448,20 +448,35 @@ def psnr(error: np.ndarray) -> float:
     return float("inf") if mean_square == 0 else float(10 * np.log10(4 / mean_square))
 
 
-def _put_in_place(folder: Path, target: Path) -> None:
-    with contextlib.suppress(OSError):
-        target.rmdir()  # an empty folder, made beforehand, is no obstacle
-    if not target.exists():
-        folder.rename(target)
-        return
-    if not target.is_dir():
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A folder for what will become `target`, from where it can be renamed; gone afterwards.
+
+    It lies in a target that is there already, which may be the only place that can be written, or another disk.
+    """
+    if target.exists() and not target.is_dir():
         raise ExportError(f"{target}: is a file, not a folder")
-    (target / "inference.yml").unlink(missing_ok=True)  # an interrupted replacement is no export at all
-    for stale in ("inference.pdmodel", "inference.json", SINGLE_FILE, SINGLE_PARAMETERS):
-        if not (folder / stale).exists():
-            (target / stale).unlink(missing_ok=True)
-    for path in sorted(folder.iterdir(), key=lambda path: path.suffix == ".yml"):  # the description comes last
-        path.replace(target / path.name)
+    parent = target if target.is_dir() else target.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    folder.chmod(0o755)
+    with _locked(target.parent):  # of two exports into one folder the later one stays, whole
+        if not target.exists():
+            folder.rename(target)
+            return
+        (target / "inference.yml").unlink(missing_ok=True)  # an interrupted replacement is no export at all
+        for stale in ("inference.pdmodel", "inference.json", SINGLE_FILE, SINGLE_PARAMETERS):
+            if not (folder / stale).exists():
+                (target / stale).unlink(missing_ok=True)
+        for path in sorted(folder.iterdir(), key=lambda path: path.suffix == ".yml"):  # the description comes last
+            path.replace(target / path.name)
 
 
 # --- exported once, kept beside the weights --------------------------------------------------------------------------
@@ -470,40 +485,62 @@ def _put_in_place(folder: Path, target: Path) -> None:
 def cached_export(config: Config, weights: str | Path | None = None) -> Path:
     """The export folder of a configuration and its weights, made on the first call and found again afterwards.
 
-    The folder's name is a checksum of weights, configuration, this package's networks and Paddle's version. Several
-    processes may call at once: one exports, the others wait. A process that is killed leaves no folder that looks
-    finished.
+    The folder's name is a checksum of weights, configuration, this package's networks and Paddle's version.
 
     Args:
-        config: names the network.
+        config: names the network. Its `export.batch_size` is not asked: these networks take any number of faces.
         weights: None: the configuration's, or else the ones that ship with the package.
 
     Raises:
         ConfigError, WeightsError, ExportError: as `export`.
     """
+    config = config.model_copy(update={"export": config.export.model_copy(update={"batch_size": -1})})
     given = weights if weights is not None else config.weights
     path = CHECKOUT / "weights" / f"{config.generator.arch}.npz" if given is None else find_file(given)
     if not path.is_file():
         if given is None:
             raise ConfigError("weights: none given; pass --weights FILE or set it in the configuration")
         raise WeightsError(f"{path}: no such file")
-    name = f"{path.stem}-{cache_key(config, path)}"
-    for parent in cache_folders(path):
-        if (parent / name / "inference.yml").is_file():
-            return parent / name
-    parent = next(filter(_writable, cache_folders(path)), None)
+
+    def make(target: Path) -> None:
+        network = load_network(config.generator, path)
+        spec = spec_of(config, network, path)
+        write_checked(network, spec, target, config, batches=(1, 2), first_is_enough=True)
+
+    return kept_export(path, f"{path.stem}-{cache_key(config, path)}", make)
+
+
+def kept_export(weights: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """The export folder of a name, found in one of the caches or made there.
+
+    Several processes may call at once: one exports, the others wait. A process that is killed leaves no folder that
+    looks finished.
+
+    Args:
+        weights: beside which it is kept, if that can be written.
+        name: changes with everything that the export depends on.
+        make: writes the export to a folder.
+
+    Raises:
+        ExportError: no folder can be written; or whatever `make` raises.
+    """
+    for parent in cache_folders(weights):
+        with contextlib.suppress(PermissionError):  # another user's
+            if (parent / name / "inference.yml").is_file():
+                return parent / name
+    parent = next(filter(_writable, cache_folders(weights)), None)
     if parent is None:
-        raise ExportError(f"{path.parent}: no folder can be written to keep the exported network; set XDG_CACHE_HOME")
+        raise ExportError(
+            f"{weights.parent}: no folder can be written to keep the exported network; set XDG_CACHE_HOME"
+        )
     target = parent / name
     with _locked(parent / f"{name}.lock"):
         if (target / "inference.yml").is_file():
             return target
         for left in parent.glob(f".{name}.*.part"):  # of a process that was killed: nobody else holds the lock
             shutil.rmtree(left, ignore_errors=True)
-        print(f"{config.generator.arch}: exporting once for Paddle Inference, to {target}", file=sys.stderr)  # noqa: T201
-        network = load_network(config.generator, path)
-        spec = spec_of(config, network, path)
-        write_checked(network, spec, target, config, batches=(1, 2), first_is_enough=True)
+        print(f"{weights.name}: exporting once for Paddle Inference, to {target}", file=sys.stderr)  # noqa: T201
+        make(target)
     return target
 
 
@@ -517,9 +554,10 @@ def cache_key(config: Config, weights: Path) -> str:
     """Changes whenever the exported network might."""
     digest = hashlib.sha256(sha256_of(weights).encode())
     generator = json.dumps(as_given(config.generator), sort_keys=True)
-    said = (REVISION, __version__, _paddle_version(), generator, config.export.fidelity, config.export.format)
-    pipeline = config.pipeline
-    digest.update(repr((*said, pipeline.template, pipeline.mask, pipeline.size)).encode())
+    said = (REVISION, __version__, _paddle_version(), generator)
+    section, pipeline = config.export, config.pipeline
+    said += (section.fidelity, section.format, section.tolerance, pipeline.template, pipeline.mask, pipeline.size)
+    digest.update(repr(said).encode())
     for source in _network_files(config.generator.arch):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
@@ -564,8 +602,9 @@ def _user() -> str:
 
 
 def _writable(folder: Path) -> bool:
+    ours_alone = folder.parent == Path(tempfile.gettempdir())  # where anybody can write
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700 if ours_alone else 0o755)
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError:
@@ -574,12 +613,16 @@ def _writable(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds an advisory lock that the system lifts when the process ends, however it ends."""
-    with path.open("a") as file:
-        try:
-            import fcntl
-        except ImportError:  # not on this system: the last rename wins, and every rename is of a finished folder
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Holds an advisory lock, of a file or a folder, that the system lifts when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system: the last rename wins, and every rename is of a finished file
         yield
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -32,7 +32,7 @@ from ppgan_fr.config import Detector, find_file, make_config
 from ppgan_fr.data import degrade
 from ppgan_fr.data.datasets import decode, fit, store
 from ppgan_fr.data.loader import DataError
-from ppgan_fr.export import cache_folders, sha256_of, write_checked
+from ppgan_fr.export import kept_export, sha256_of, write_checked
 from ppgan_fr.face.align import FFHQ_512, already_aligned, named_template
 from ppgan_fr.face.identity import embedder
 from ppgan_fr.face.restore import FIDELITY, image_restorer
@@ -331,15 +331,14 @@ def _perceptual(path: str | None) -> Callable[[Sequence[np.ndarray]], list[float
         print(f"{path}: not there, the VGG19 distance is not measured; tools/third_party/vgg19.py makes it")  # noqa: T201
         return None
     weights = find_file(path)
-    folder = cache_folders(weights)[0] / f"perceptual-{sha256_of(weights)[:16]}"
-    if not (folder / "inference.yml").is_file():
-        print(f"VGG19: exporting once, to {folder}")  # noqa: T201
-        spec = ModelSpec(
-            "vgg19_distance", "embedding", (TensorSpec("image", (-1, 3, SIZE, SIZE)),), ("distance",), SIZE
-        )
+
+    def make(folder: Path) -> None:
+        image = TensorSpec("image", (-1, 3, SIZE, SIZE))
+        spec = ModelSpec("vgg19_distance", "embedding", (image,), ("distance",), SIZE)
         config = make_config({"name": "perceptual", "generator": {"arch": "vgg19"}})
         write_checked(perceptual_network(weights), spec, folder, config, batches=(2,), first_is_enough=True)
-    run = paddle_run(folder)
+
+    run = paddle_run(kept_export(weights, f"perceptual-{sha256_of(weights)[:16]}", make))
 
     def distances(pictures: Sequence[np.ndarray]) -> list[float]:
         tensor = np.stack(pictures)[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ ENGINES = ("openvino", "onednn", "paddle")
 PRECISIONS = ("fp32", "bf16")
 _CORE = "paddle.base.libpaddle"
 _FLOAT32, _BFLOAT16 = 10, 16  # of `phi::DataType`
-_ENGINES_MADE = itertools.count()
+_ENGINE_NUMBERS = itertools.count()
+_ENGINES_LEFT: dict[tuple[Any, ...], list[str]] = {}
+"""Keys of OpenVINO engines that nobody uses any more, by what they were made from. Paddle keeps an engine as long as
+the process lives, so the next who loads the same model takes one over instead of making another."""
 
 
 class EngineError(ValueError):
@@ -186,11 +190,16 @@ def paddle_run(
     for path in (model, parameters):
         if not path.is_file():
             raise EngineError(f"{path}: no such file")
+        size, whole = path.stat().st_size, spec.file_bytes.get(path.name)
+        if whole not in (None, size):  # half a file of parameters would be read without complaint
+            raise EngineError(f"{path}: damaged, {size} bytes instead of {whole}")
     threads = cpu_threads or default_threads()
     try:
         if chosen == "openvino":
             predictor = _openvino_predictor(module, model, parameters, precision, threads)
         else:
+            if model.suffix == ".pdmodel":
+                _parsed(module, model)
             config = module.AnalysisConfig(str(model), str(parameters))
             config.disable_glog_info()
             config.switch_ir_optim(True)
@@ -220,16 +229,19 @@ def _openvino_predictor(module: Any, model: Path, parameters: Path, precision: s
     `enable_openvino_engine` arrives at the same program, but loads the parameters and runs its passes over every
     operator before, and makes OpenVINO write what it compiled to a file, as large as the parameters, that nobody reads.
     """
-    written = module.ProgramDesc(model.read_bytes())  # must outlive what is read from it
-    given = written.block(0) if written.num_blocks() else None
-    operators = [given.op(i) for i in range(given.op_size())] if given else []
+    written = _parsed(module, model)  # must outlive what is read from it
+    given = written.block(0)
+    operators = [given.op(i) for i in range(given.op_size())]
     names = {
         "feed": [op.output("Out")[0] for op in operators if op.type() == "feed"],
         "fetch": [op.input("X")[0] for op in operators if op.type() == "fetch"],
     }
-    if given is None or not all(names.values()):
+    if not all(names.values()):
         raise EngineError(f"{model}: not an inference program")
     shapes = {name: list(given.find_var(name.encode()).shape()) for name in names["feed"] + names["fetch"]}
+    made_from = (*map(_identity, (model, parameters)), precision, threads)
+    left = _ENGINES_LEFT.setdefault(made_from, [])
+    key = left.pop() if left else f"{model.resolve()} {next(_ENGINE_NUMBERS)}"
     program = _engine_program(
         module,
         names["feed"],
@@ -241,7 +253,7 @@ def _openvino_predictor(module: Any, model: Path, parameters: Path, precision: s
             "model_opt_cache_dir": "",
             "inference_precision": _BFLOAT16 if precision == "bf16" else _FLOAT32,
             "inference_num_threads": threads,
-            "engine_key": f"{model.resolve()} {next(_ENGINES_MADE)}",
+            "engine_key": key,
         },
     )
     config = module.AnalysisConfig()
@@ -266,7 +278,28 @@ def _openvino_predictor(module: Any, model: Path, parameters: Path, precision: s
     except RuntimeError as error:
         if not known or "requires input_shape" not in str(error):
             raise
+    weakref.finalize(predictor, left.append, key)
     return predictor
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    about = path.stat()
+    return str(path.resolve()), about.st_size, about.st_mtime_ns
+
+
+def _parsed(module: Any, model: Path) -> Any:
+    """The program of a `.pdmodel`; asked first, because a predictor ends the process over a file of zeros.
+
+    Raises:
+        EngineError: it is none.
+    """
+    try:
+        program = module.ProgramDesc(model.read_bytes())
+    except ValueError:
+        program = None
+    if program is None or not program.num_blocks():
+        raise EngineError(f"{model}: not a program of Paddle, or a damaged one")
+    return program
 
 
 def _engine_program(

@@ -73,7 +73,7 @@ def _is_worth_it(block: Any, op: Any) -> bool:
     if not keeps_size or set(op.attr("strides")) != {1} or set(op.attr("dilations")) != {1}:
         return False
     weight, image = block.var(op.input("Filter")[0]), block.var(op.input("Input")[0])
-    if not weight.persistable or tuple(weight.shape[2:]) != (3, 3):
+    if not weight.persistable or tuple(weight.shape[2:]) != (3, 3) or image.shape[0] > 1:  # parts in the batch's place
         return False
     (outputs, inputs), (height, width) = weight.shape[:2], image.shape[2:]
     if min(height, width) < SMALLEST or height % 2 or width % 2 or 9 * inputs * outputs * height * width < LARGE:

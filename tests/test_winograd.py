@@ -115,3 +115,25 @@ def test_odd_sides_stay_as_they_are(network, tmp_path):
 
 def test_small_convolutions_stay_as_they_are(network, tmp_path):
     assert operators(exported(network, tmp_path)).count("depthwise_conv2d") == 0
+
+
+class Halves(nn.Layer):
+    """Convolves the two halves of a picture as if they were two pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2D(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        halves = paddle.concat([x[:, :, :, : SIDE // 2], x[:, :, :, SIDE // 2 :]], 0)
+        return self.convolution(halves).mean([2, 3])
+
+
+@pytest.mark.usefixtures("everything_is_worth_it")
+def test_parts_of_a_picture_that_stand_in_the_batch_stay_as_they_are(tmp_path, x):
+    network = Halves()
+    network.eval()
+    single = exported(network, tmp_path)
+    assert operators(single).count("depthwise_conv2d") == 0
+    with paddle.no_grad():
+        np.testing.assert_allclose(answers(single, x), network(paddle.to_tensor(x)).numpy(), rtol=0, atol=1e-6)

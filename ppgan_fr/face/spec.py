@@ -71,6 +71,8 @@ class ModelSpec:
     companions: Mapping[str, str] = field(default_factory=dict)
     """What else lies in the export folder and is needed to restore with this network: purpose -> name of a file or of
     another export folder. SGPN: `shape` and `face_model`."""
+    file_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Size of each file of the model, so that half a copy is noticed."""
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -104,8 +106,9 @@ class ModelSpec:
             _must_lie_in_the_folder(name, getattr(self, name))
         if self.single_file is not None:
             _must_lie_in_the_folder("single_file", self.single_file)
-        if not isinstance(self.companions, Mapping):
-            raise SpecError(f"{FILE_NAME}: companions: expected a mapping, got {self.companions!r}")
+        for name in ("companions", "file_bytes"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise SpecError(f"{FILE_NAME}: {name}: expected a mapping, got {getattr(self, name)!r}")
         for name, value in self.companions.items():
             _must_lie_in_the_folder(f"companions.{name}", value)
 
@@ -128,7 +131,8 @@ def write_spec(spec: ModelSpec, directory: str | Path) -> Path:
     content["outputs"] = list(spec.outputs)
     content["engines"] = list(spec.engines)
     content["companions"] = dict(spec.companions)
-    for name in ("companions", "single_file"):
+    content["file_bytes"] = dict(spec.file_bytes)
+    for name in ("companions", "file_bytes", "single_file"):
         if not content[name]:
             del content[name]
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -168,10 +172,12 @@ def read_spec(directory: str | Path) -> ModelSpec:
                 for entry in content["inputs"]
             )
         for key in ("outputs", "engines"):
+            if not isinstance(content.get(key, []), list):
+                raise SpecError(f"{FILE_NAME}: {key}: expected a list, got {content[key]!r}")
             if key in content:
                 content[key] = tuple(str(name) for name in content[key])
         return ModelSpec(**content)
     except SpecError as error:
         raise SpecError(f"{path.parent}/{error}") from error
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise SpecError(f"{path}: inputs or outputs are not as expected ({error})") from error

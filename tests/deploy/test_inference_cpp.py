@@ -164,3 +164,30 @@ def test_wrong_usage_is_one_line_and_exit_code_2(build, model, tmp_path):
         assert done.returncode == 2
         assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("inference.pdmodel", b"", "damaged, 0 bytes"),
+        ("inference.pdmodel", bytes(1000), "not a program of Paddle"),
+        ("inference.pdiparams", b"half", "damaged, 4 bytes"),
+        ("inference.yml", b"arch: yunet\ninputs:\n- name: image\nsize: big\n", "size: expected a number, got big"),
+    ],
+)
+def test_a_damaged_model_is_one_line_that_names_the_file(build, model, tmp_path, name, content, message):
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for path in model.iterdir():
+        if path.name != name:
+            (copy / path.name).symlink_to(path.resolve())
+    (copy / name).write_bytes(content)
+    if message.startswith("not"):  # as it is for exports that do not say how large their files are
+        text = (model / "inference.yml").read_text()
+        (copy / "inference.yml").unlink()
+        (copy / "inference.yml").write_text(text.partition("file_bytes:")[0])
+    words = [f"--model_dir={copy}", f"--image_dir={ROOT}/assets/demo/astronaut.jpg", f"--save_dir={tmp_path}/out"]
+    done = subprocess.run([build / "restore", *words, "--engine=paddle"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{copy}/{name}" in done.stderr and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -32,6 +32,9 @@ def test_a_spec_comes_back_from_its_file_unchanged(tmp_path):
         ({"inputs": [{"shape": [1]}]}, "inputs or outputs"),
         ({"companions": {"shape": "../elsewhere"}}, "companions.shape: must be a file name"),
         ({"companions": ["shape"]}, "companions: expected a mapping"),
+        ({"inputs": [{"name": "lq", "shape": [float("inf")]}]}, "inputs or outputs"),
+        ({"engines": "paddle/fp32"}, "engines: expected a list"),
+        ({"file_bytes": 7}, "file_bytes: expected a mapping"),
         ({"version": 7}, "version"),
     ],
 )

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #ifdef PADDLE_WHEEL
 #include "paddle_wheel.h"
@@ -16,6 +17,14 @@ std::string trimmed(std::string text) {
   const auto first = text.find_first_not_of(blank);
   if (first == std::string::npos) return "";
   return text.substr(first, text.find_last_not_of(blank) - first + 1);
+}
+
+template <typename Number>
+Number number(const std::string& path, const std::string& key, const std::string& value) {
+  std::istringstream text(value);
+  Number read{};
+  if (!(text >> read) || !text.eof()) throw std::runtime_error(path + ": " + key + ": expected a number, got " + value);
+  return read;
 }
 
 }  // namespace
@@ -34,6 +43,7 @@ Spec read_spec(const std::string& folder) {
     if (line[0] == '-' || line[0] == ' ') {
       const std::string key = trimmed(line.substr(line[0] == '-' ? 1 : 0, colon - (line[0] == '-' ? 1 : 0)));
       if (section == "inputs" && key == "name") spec.inputs.push_back(value);
+      if (section == "file_bytes") spec.file_bytes[key] = number<std::uintmax_t>(path, key, value);
       continue;
     }
     const std::string key = section = trimmed(line.substr(0, colon));
@@ -46,9 +56,9 @@ Spec read_spec(const std::string& folder) {
     if (key == "params_file") spec.params_file = value;
     if (key == "single_file" && value != "null") spec.single_file = value;
     if (key == "engine" && value != "null") spec.engine = value;
-    if (key == "size" && value != "null") spec.size = std::stoi(value);
-    if (key == "mean") spec.mean = std::stof(value);
-    if (key == "std") spec.std = std::stof(value);
+    if (key == "size" && value != "null") spec.size = number<int>(path, key, value);
+    if (key == "mean") spec.mean = number<float>(path, key, value);
+    if (key == "std") spec.std = number<float>(path, key, value);
   }
   if (spec.arch.empty() || spec.inputs.empty()) throw std::runtime_error(path + ": arch or inputs are missing");
   return spec;
@@ -67,8 +77,16 @@ Network::Network(const std::string& folder, const Options& options) : spec_(read
   std::string model = folder + "/" + (inside_->one_by_one ? spec_.single_file : spec_.model_file);
   std::filesystem::path parameters = folder + "/" + spec_.params_file;
   if (inside_->one_by_one) parameters = std::filesystem::path(model).replace_extension(".pdiparams");
-  for (const auto& path : {model, parameters.string()})
-    if (!std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": no such file");
+  for (const auto& path : {std::filesystem::path(model), parameters}) {
+    if (!std::filesystem::is_regular_file(path)) throw std::runtime_error(path.string() + ": no such file");
+    const auto whole = spec_.file_bytes.find(path.filename().string());
+    const auto size = std::filesystem::file_size(path);
+    if (size == 0 || (whole != spec_.file_bytes.end() && whole->second != size))
+      throw std::runtime_error(path.string() + ": damaged, " + std::to_string(size) + " bytes");
+  }
+  // Paddle ends the process over a file of zeros; a program begins with the tag of its first block.
+  if (std::filesystem::path(model).extension() == ".pdmodel" && std::ifstream(model, std::ios::binary).get() != 0x0a)
+    throw std::runtime_error(model + ": not a program of Paddle, or a damaged one");
   paddle_infer::Config config(model, parameters.string());
   config.DisableGlogInfo();
   config.DisableGpu();
@@ -91,7 +109,12 @@ Network::Network(const std::string& folder, const Options& options) : spec_(read
   if (engine != "paddle" && engine != "onednn" && engine != "openvino")
     throw std::runtime_error("engine: must be one of openvino, onednn, paddle, got " + engine);
   if (engine == "paddle" && options.bf16) throw std::runtime_error("engine paddle has no bf16");
-  inside_->predictor = paddle_infer::CreatePredictor(config);
+  try {
+    inside_->predictor = paddle_infer::CreatePredictor(config);
+  } catch (const std::exception& error) {
+    const std::string told = error.what();
+    throw std::runtime_error(folder + ": engine " + engine + " cannot load it (" + told.substr(0, told.find('\n')) + ")");
+  }
   if (!inside_->predictor) throw std::runtime_error(folder + ": engine " + engine + " cannot load it");
   inside_->outputs = inside_->predictor->GetOutputNames();
 }

@@ -1,6 +1,8 @@
 // One exported network behind Paddle Inference.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -18,6 +20,7 @@ struct Spec {
   int size = 512;
   float mean = 127.5f, std = 127.5f;
   std::vector<std::string> inputs;
+  std::map<std::string, std::uintmax_t> file_bytes;  // size of each file, so that half a copy is noticed
 };
 
 struct Options {
