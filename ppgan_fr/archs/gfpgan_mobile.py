@@ -198,14 +198,15 @@ class GFPGANMobile(nn.Layer):
 
         Args:
             lq: (N, 3, out_size, out_size) float32 RGB in [-1, 1].
-            fidelity: weight in [0, 1] of everything that comes from the input beside the style, a number or a tensor
-                that broadcasts to (N, 1, 1, 1). 1: closest to the input. 0: the prior alone.
+            fidelity: in [0, 1], a number or a tensor that broadcasts to (N, 1, 1, 1). 1: closest to the input. 0: the
+                prior alone. `weight_of` makes of it the weight of everything that comes from the input beside the style.
             return_latents: also return the style (N, num_style_feat).
 
         Returns:
             The restored picture (N, 3, out_size, out_size) RGB, about [-1, 1]; the U-Net's pictures, coarse to fine.
         """
         style, styles, features, out_rgbs, coarse = self.encode(lq)
+        fidelity = weight_of(fidelity)
 
         def modify(index: int, x: paddle.Tensor) -> paddle.Tensor:
             return self.transform[index](x, features[index], fidelity)
@@ -214,6 +215,15 @@ class GFPGANMobile(nn.Layer):
         mask = F.sigmoid(self.fusion(paddle.concat([features[-1], bands - coarse], axis=1)))
         image = inverse_haar(bands + fidelity * mask * (coarse - bands))
         return (image, out_rgbs, style) if return_latents else (image, out_rgbs)
+
+
+def weight_of(fidelity: paddle.Tensor | float) -> paddle.Tensor | float:
+    """From fidelity to the weight of the input: 0 to 0, 1 to 1, fastest in the middle (6 f^5 - 15 f^4 + 10 f^3).
+
+    Between weights of 0.2 and 0.6 the picture hardly comes closer to the input, and for some faces it does not at all;
+    so the steps of the knob that people take, quarters, skip that.
+    """
+    return fidelity * fidelity * fidelity * (10 + fidelity * (6 * fidelity - 15))
 
 
 def start_at_identity(network: GFPGANMobile) -> None:

@@ -56,4 +56,4 @@ class Texture:
             term = term + sliced_distance(*pair, directions)
         (slope,) = torch.autograd.grad(term, fake)
         slope = slope * (length / slope.norm().clamp_min(1e-12))
-        return slope - F.interpolate(F.avg_pool2d(slope, FINE), scale_factor=FINE), float(term)
+        return slope - F.interpolate(F.avg_pool2d(slope, FINE), scale_factor=FINE), float(term.detach())

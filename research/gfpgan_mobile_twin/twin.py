@@ -278,13 +278,14 @@ class GFPGANMobile(nn.Module):
     def forward(self, lq, fidelity=1.0):
         """Lq (N, 3, 512, 512) RGB in [-1, 1] -> (image, out_rgbs, style, Haar coefficients of the prior's picture)."""
         style, styles, features, rgbs, coarse = self.encode(lq)
+        weight = fidelity * fidelity * fidelity * (10 + fidelity * (6 * fidelity - 15))  # in training it was fidelity itself
 
         def modify(i, x):
-            return self.transform[i](x, features[i], fidelity)
+            return self.transform[i](x, features[i], weight)
 
         bands = self.to_bands(self.decoder.features(styles, modify), styles[:, -1])
         mask = torch.sigmoid(self.fusion(torch.cat([features[-1], bands - coarse], 1)))
-        image = inverse_haar(bands + fidelity * mask * (coarse - bands))
+        image = inverse_haar(bands + weight * mask * (coarse - bands))
         return image, rgbs, style, bands
 
 
