@@ -199,7 +199,7 @@ class GFPGANMobile(nn.Layer):
         Args:
             lq: (N, 3, out_size, out_size) float32 RGB in [-1, 1].
             fidelity: in [0, 1], a number or a tensor that broadcasts to (N, 1, 1, 1). 1: closest to the input. 0: the
-                prior alone. `weight_of` makes of it the weight of everything that comes from the input beside the style.
+                prior alone. `weight_of` makes of it the weight of all that comes from the input beside the style.
             return_latents: also return the style (N, num_style_feat).
 
         Returns:

@@ -278,7 +278,7 @@ class GFPGANMobile(nn.Module):
     def forward(self, lq, fidelity=1.0):
         """Lq (N, 3, 512, 512) RGB in [-1, 1] -> (image, out_rgbs, style, Haar coefficients of the prior's picture)."""
         style, styles, features, rgbs, coarse = self.encode(lq)
-        weight = fidelity * fidelity * fidelity * (10 + fidelity * (6 * fidelity - 15))  # in training it was fidelity itself
+        weight = fidelity * fidelity * fidelity * (10 + fidelity * (6 * fidelity - 15))
 
         def modify(i, x):
             return self.transform[i](x, features[i], weight)

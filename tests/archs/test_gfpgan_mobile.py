@@ -46,6 +46,13 @@ def test_fidelity_may_be_a_tensor_per_picture(network, lq):
     np.testing.assert_allclose(both[1].numpy(), network(lq, 1.0)[0][1].numpy(), atol=1e-5)
 
 
+def test_the_knob_rises_from_nothing_to_all_and_is_quick_in_the_middle():
+    weights_of_knob = [gfpgan_mobile.weight_of(step / 100) for step in range(101)]
+    assert weights_of_knob[0] == 0 and weights_of_knob[100] == 1
+    assert all(a < b for a, b in zip(weights_of_knob, weights_of_knob[1:], strict=False))
+    np.testing.assert_allclose([weights_of_knob[25], weights_of_knob[50]], [0.103516, 0.5], atol=1e-6)
+
+
 def test_the_prior_does_not_learn(network, lq):
     image, _ = network(lq)
     image.mean().backward()
